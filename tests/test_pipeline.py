@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from vggvox_tf import audio, pipeline, sampling
+from vggvox_tf.corpus import read_corpus
+
+SAMPLES = 16_000
+
+
+@pytest.fixture
+def corpus(tiny_corpus, tmp_path):
+    """A copy of the tiny corpus that a test may spoil, as links."""
+    for source in tiny_corpus.rglob("*.wav"):
+        target = tmp_path / source.relative_to(tiny_corpus)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    return read_corpus(tmp_path)
+
+
+def batches(corpus, sampler, first=0, last=6, max_bad_share=0.1, seed=5):
+    recordings = pipeline.Recordings(corpus, SAMPLES, max_bad_share)
+    data = pipeline.dataset(recordings, sampler, seed, first, last)
+    return [(waveforms.numpy(), speakers.numpy()) for waveforms, speakers in data], recordings
+
+
+def test_batches_hold_the_sampled_crops(corpus):
+    sampler = sampling.UtteranceSampler(corpus, 8, seed=5)
+    result, recordings = batches(corpus, sampler)
+    assert len(result) == 6 and not recordings.bad
+    for step, (waveforms, speakers) in enumerate(result):
+        indices = sampler(step)
+        np.testing.assert_array_equal(speakers, corpus.speakers[indices])
+        positions = sampling.generator(5, sampling.CROPS, step).random(8)
+        for waveform, index, position in zip(waveforms, indices, positions, strict=True):
+            whole, _ = soundfile.read(corpus.root / corpus.paths[index], dtype="float32")
+            if whole.size < SAMPLES:  # 0.9 s: repeated, not padded
+                np.testing.assert_array_equal(waveform, np.resize(whole, SAMPLES))
+            else:
+                start = int(position * (whole.size - SAMPLES + 1))
+                np.testing.assert_array_equal(waveform, whole[start : start + SAMPLES])
+
+
+def test_starting_at_a_step_is_the_same_as_going_on(corpus):
+    sampler = sampling.SpeakerSampler(corpus, 4, 2, seed=5)
+    whole, _ = batches(corpus, sampler)
+    rest, _ = batches(corpus, sampler, first=4)
+    assert len(rest) == 2
+    for (a, b), (c, d) in zip(whole[4:], rest, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_bad_recordings_are_replaced_counted_and_named(corpus, caplog):
+    """s2/a/0 becomes empty and s2/b/2, the last of s2, text: the next ones are s2/a/1 and s3/a/0, with its label."""
+    for path, content in (("s2/a/0.wav", b""), ("s2/b/2.wav", b"no audio at all")):
+        (corpus.root / path).unlink()
+        (corpus.root / path).write_bytes(content)
+    bad = [list(corpus.paths).index(path) for path in ("s2/a/0.wav", "s2/b/2.wav")]
+    recordings = pipeline.Recordings(corpus, SAMPLES, 0.1)
+    waveform, used = recordings.crop(bad[0], 0.0)
+    assert corpus.paths[used] == "s2/a/1.wav"
+    np.testing.assert_array_equal(waveform, audio.load_crop(corpus.root / "s2/a/1.wav", 0.0, SAMPLES))
+    _, used = recordings.crop(bad[1], 0.5)
+    assert corpus.paths[used] == "s3/a/0.wav"
+    recordings.crop(bad[0], 0.7)
+    assert sorted(recordings.bad) == bad
+    assert "s2/a/0.wav" in recordings.bad[bad[0]] and "s2/b/2.wav" in recordings.bad[bad[1]]
+
+    sampler = sampling.UtteranceSampler(corpus, 36, seed=0)
+    [(_, speakers)], recordings = batches(corpus, sampler, last=1)
+    assert sorted(recordings.bad) == bad
+    assert np.bincount(speakers).tolist() == [6, 6, 5, 7, 6, 6]
+
+
+def test_too_many_bad_recordings_stop_with_the_reason(corpus):
+    """A share of 3 % of the first hundred tried allows three: the fourth ends it."""
+    for path in corpus.paths[:4]:
+        (corpus.root / path).unlink()
+    sampler = sampling.UtteranceSampler(corpus, 36, seed=0)
+    recordings = pipeline.Recordings(corpus, SAMPLES, 0.03)
+    with pytest.raises(tf.errors.OpError):
+        list(pipeline.dataset(recordings, sampler, 0, 0, 5))
+    assert isinstance(recordings.failure, pipeline.TooManyBadFilesError)
+    assert "4 of the" in str(recordings.failure) and "--max_bad_share=0.03" in str(recordings.failure)
+    assert str(corpus.root) in str(recordings.failure)
+
+
+def test_nothing_but_bad_recordings_ends(corpus):
+    for path in corpus.paths:
+        (corpus.root / path).unlink()
+    recordings = pipeline.Recordings(corpus, SAMPLES, 1.0)
+    with pytest.raises(pipeline.TooManyBadFilesError, match="36 of the 36"):
+        recordings.crop(3, 0.5)

@@ -1,0 +1,364 @@
+"""Recordings of any container as mono float32 at 16 kHz: the whole (`load`) or a crop of it (`load_crop`).
+
+One decoder per container, chosen by `python -m tools.benchmark decoders`:
+
+- WAV, FLAC, Ogg, MP3 and what else libsndfile reads: soundfile. WAV, FLAC and Vorbis seek to the exact sample.
+- m4a/AAC: PyAV, which bundles FFmpeg. So too MP3 and FLAC whose header does not state the length.
+
+AAC and MP3 are decoded from the start of the file up to the crop's end, since a frame depends on those before:
+AAC's noise substitution draws from one generator over the whole file, MP3 borrows bits from earlier frames.
+The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import re
+
+import av
+import numpy as np
+import soundfile
+from scipy import signal
+
+SAMPLE_RATE = 16000
+# -80 dBFS, the level of three steps of 16-bit PCM: a recording that never gets there holds no speech.
+SILENCE = 1e-4
+# Decoders overshoot full scale by some per cent, which is clipped. Far more than that is a float file holding
+# integers, which clipping would turn into noise.
+OVERLOAD = 8.0
+
+# Kaiser-windowed sinc of scipy's resample_poly: this many zero crossings on either side.
+_ZERO_CROSSINGS = 10
+# Where libsndfile's seek is not exact: MP3 (up to 5e-4 off, or failing) and Opus (4e-3 off).
+_INEXACT_SEEK = {"MPEG_LAYER_III", "OPUS"}
+# Writers to a pipe, who cannot go back to fill in the size, leave at least this in a WAV header.
+_UNKNOWN_SIZE = 0x7FFFF000
+_CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# FFmpeg's other demuxers read playlists and scripts, which may point to other files and hosts.
+_FFMPEG_FORMATS = "aac,flac,mov,mp3,matroska,webm"
+# FFmpeg's names, without the "p" that follows where every channel has a plane of its own.
+_SAMPLE_TYPES = {"flt": np.float32, "s16": np.int16, "s32": np.int32}
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used. `path` names the file, `reason` what is wrong with it."""
+
+    def __init__(self, path, reason):
+        super().__init__(path, reason)  # both as arguments, so that the error survives pickling
+        self.path = path
+        self.reason = reason
+
+    def __str__(self):
+        return f"{self.path}: {self.reason}"
+
+
+def load(path, max_seconds=None):
+    """Decodes a recording.
+
+    Args:
+      path: file name as str, bytes or os.PathLike.
+      max_seconds: decode no more than this from the start; None for everything.
+
+    Returns:
+      float32 (n,), mono, 16 kHz, in [-1, 1]: channels averaged, overshoot clipped.
+
+    Raises:
+      AudioError: the file is missing, empty, cut short, unreadable, silent, or holds NaN or infinite samples.
+    """
+    path = os.fsdecode(path)
+    stop = None if max_seconds is None else math.ceil(max_seconds * SAMPLE_RATE)
+    with _opened(path) as source:
+        waveform = _read(source, 0, stop)
+    if _peak(path, waveform) < SILENCE:
+        extent = "" if stop is None or len(waveform) < stop else f" in its first {max_seconds} s"
+        raise AudioError(path, f"silent{extent}: no sample reaches {SILENCE} (-80 dBFS)")
+    return _clipped(waveform)
+
+
+def load_crop(path, position, samples):
+    """Decodes a crop, reading as little of the file as its codec allows.
+
+    The crop starts at floor(position · (n − samples + 1)) of the recording's n samples and equals that part
+    of `load(path)`. A recording shorter than the crop is repeated (np.resize). A silent crop (no sample
+    reaches `SILENCE`) of a recording with sound is moved: it starts at the next audible sample or, where the
+    rest of the recording is silent, at its first one; and no later than n − samples.
+
+    Args:
+      path: file name as str, bytes or os.PathLike.
+      position: in [0, 1), where 0 is the first possible crop.
+      samples: length of the crop at 16 kHz.
+
+    Returns:
+      float32 (samples,), mono, 16 kHz, in [-1, 1].
+
+    Raises:
+      AudioError: as for `load`; damage outside what had to be read goes unnoticed.
+      ValueError: position or samples is out of range.
+    """
+    if not 0 <= position < 1 or samples < 1:
+        raise ValueError(f"Expected 0 <= position < 1 and samples >= 1. Received: {position}, {samples}.")
+    path = os.fsdecode(path)
+    with _opened(path) as source:
+        length = _length(source)
+        if length is None or length <= samples:
+            crop = None
+        else:
+            start = _crop_start(position, length, samples)
+            crop = _read(source, start, start + samples)
+    if crop is not None and _peak(path, crop) >= SILENCE:
+        return _clipped(crop)
+
+    waveform = load(path)
+    if len(waveform) <= samples:
+        return np.resize(waveform, samples)
+    start = _crop_start(position, len(waveform), samples)
+    if np.abs(waveform[start : start + samples]).max() < SILENCE:
+        audible = np.flatnonzero(np.abs(waveform) >= SILENCE)
+        following = audible[audible >= start]
+        start = min((following if following.size else audible)[0], len(waveform) - samples)
+    return waveform[start : start + samples].copy()  # a view would keep the whole recording in memory
+
+
+def num_samples(path):
+    """The length in 16 kHz samples that `load` returns: from the header, or by decoding where it has none.
+
+    Raises:
+      AudioError: the file is missing, empty, unreadable, or (WAV) cut short.
+    """
+    path = os.fsdecode(path)
+    with _opened(path) as source:
+        length = _length(source)
+        return len(_read(source, 0, None)) if length is None else length
+
+
+def _crop_start(position, length, samples):
+    # A float32 position would round the product to 24 bits; even a float64 may round up, past the last start.
+    return min(int(float(position) * (length - samples + 1)), length - samples)
+
+
+def _peak(path, waveform):
+    """Largest magnitude; raises where the samples are no audio. max and min hand NaN on."""
+    peak = max(float(waveform.max()), -float(waveform.min()))
+    if not math.isfinite(peak):
+        raise AudioError(path, "holds NaN or infinite samples")
+    if peak > OVERLOAD:
+        raise AudioError(path, f"samples reach {peak:.6g}; expected within [-1, 1], rescale the file")
+    return peak
+
+
+def _clipped(waveform):
+    return np.clip(waveform, -1, 1, out=waveform)
+
+
+# Resampling
+
+
+@functools.lru_cache
+def _resampler(rate):
+    """(up, down, reach, window) from `rate` to 16 kHz; the window has `reach` taps on each side of its centre."""
+    divisor = math.gcd(SAMPLE_RATE, rate)
+    up, down = SAMPLE_RATE // divisor, rate // divisor
+    reach = _ZERO_CROSSINGS * max(up, down)
+    # What resample_poly designs by itself, at every call, for a millisecond.
+    window = signal.firwin(2 * reach + 1, 1 / max(up, down), window=("kaiser", 5.0)).astype(np.float32)
+    return up, down, reach, window
+
+
+def _length(source):
+    """Samples at 16 kHz, or None where the header does not say."""
+    return None if source.frames is None else -(-source.frames * SAMPLE_RATE // source.rate)
+
+
+def _read(source, start, stop):
+    """Samples [start, stop) at 16 kHz as float32; stop = None, or beyond the end, is the recording's end."""
+    length = _length(source)
+    if length is not None:
+        stop = length if stop is None else min(stop, length)
+    if source.rate == SAMPLE_RATE:
+        return source.read(start, stop)
+
+    # Output j is centred on source sample j·down/up and sees reach/up source samples to each side. The first
+    # sample read is a multiple of `down`, so that it falls on an output sample: number first·up/down.
+    up, down, reach, window = _resampler(source.rate)
+    first = max(0, (start * down - reach) // up) // down * down
+    last = None if stop is None else (stop * down + reach) // up + 1
+    if source.frames is not None:
+        last = min(last, source.frames)
+    resampled = signal.resample_poly(source.read(first, last), up, down, window=window)
+    offset = first // down * up
+    return resampled[start - offset : None if stop is None else stop - offset]
+
+
+def _mono(channels):
+    """Mean of the channels, a sequence of (n,) float32 or scaled integer arrays, as float32 (n,)."""
+    if channels[0].dtype.kind == "i":
+        scale = np.float32(1 / (np.iinfo(channels[0].dtype).max + 1))
+        channels = [channel.astype(np.float32) * scale for channel in channels]
+    return channels[0] if len(channels) == 1 else sum(channels) / len(channels)
+
+
+# Containers
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A source with `rate`, `frames` (None if unknown), `read(start, stop)`; whatever fails is an AudioError."""
+    try:
+        with contextlib.closing(_source(path)) as source:
+            if source.frames == 0:
+                raise AudioError(path, "has no samples")
+            yield source
+    except soundfile.LibsndfileError as error:
+        raise AudioError(path, f"libsndfile cannot read it: {error.error_string}") from error
+    except av.FFmpegError as error:
+        raise AudioError(path, f"FFmpeg cannot read it: {error.strerror}") from error
+    except OSError as error:
+        raise AudioError(path, error.strerror or str(error)) from error
+
+
+def _source(path):
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(12)
+    if not head:
+        raise AudioError(path, "is empty (0 bytes)")
+    if head[4:8] == b"ftyp":
+        try:
+            return _FFmpeg(path, "mp4")
+        except av.error.InvalidDataError as error:
+            raise AudioError(path, "MP4 without a readable index (moov), probably cut short") from error
+    try:
+        source = _Libsndfile(path)
+    except soundfile.LibsndfileError as error:
+        try:
+            return _FFmpeg(path)
+        except av.FFmpegError:
+            reason = f"neither libsndfile ({error.error_string}) nor FFmpeg can read it; it begins {head!r}"
+            raise AudioError(path, reason) from error
+    if source.frames is None or (source.container == "MP3" and not _mp3_states_length(path)):
+        source.close()
+        return _FFmpeg(path)
+    return source
+
+
+def _mp3_states_length(path):
+    """Whether an MP3's first frame holds its length.
+
+    Where it does not, libsndfile guesses from one frame's bit rate and drops what is beyond: in one case 43 %
+    of a file of variable rate.
+    """
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":  # its size: four bytes of seven bits
+            size = functools.reduce(lambda high, low: high << 7 | low, head[6:10])
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        frame = file.read(256)
+    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+class _Libsndfile:
+    """A recording that libsndfile reads."""
+
+    def __init__(self, path):
+        self._path = path
+        self._file = file = soundfile.SoundFile(path)
+        self.container = file.format
+        self.rate = file.samplerate
+        # FLAC written to a pipe states no length, which libsndfile reports as the largest number there is.
+        self.frames = file.frames if file.frames < 2**62 else None
+        # 16-bit files as they are: numpy converts them to float in a quarter of libsndfile's time.
+        self._dtype = "int16" if file.subtype == "PCM_16" else "float32"
+        cut = _CUT_SHORT.search(file.extra_info)
+        if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_SIZE:
+            file.close()
+            raise AudioError(path, f"cut short: header says {cut[1]} bytes of samples, file has {cut[2]}")
+
+    def close(self):
+        self._file.close()
+
+    def read(self, start, stop):
+        """Source samples [start, stop) as float32 (stop − start,)."""
+        first = 0 if self._file.subtype in _INEXACT_SEEK else start
+        if first:
+            self._file.seek(first)
+        # One read: soundfile seeks after each, so that a second one would not be exact either.
+        samples = self._file.read(stop - first, self._dtype)
+        if len(samples) < stop - first:
+            raise _truncated(self._path, first + len(samples), self.frames, self.rate)
+        samples = samples[start - first :]
+        return _mono([samples] if samples.ndim == 1 else samples.T)
+
+
+class _FFmpeg:
+    """A recording that FFmpeg reads.
+
+    Length and positions are those of MP4's edit list, which leaves out the encoder's delay at the start
+    (FFmpeg skips it) and its padding at the end (FFmpeg hands it out, and it is cut here).
+    """
+
+    def __init__(self, path, container_format=None):
+        self._path = path
+        # "file:" stops FFmpeg taking a colon in the name for a protocol. A named format saves the probing.
+        self._container = av.open(
+            "file:" + path,
+            format=container_format,
+            options={"format_whitelist": _FFMPEG_FORMATS},
+            metadata_errors="ignore",
+        )
+        try:
+            if not self._container.streams.audio:
+                raise AudioError(path, "has no audio stream")
+            self._stream = stream = self._container.streams.audio[0]
+            self._codec = stream.codec_context
+            self._codec.thread_count = 1  # the pipeline decodes many files at a time
+            self.rate = self._codec.sample_rate
+            sample_format = self._codec.format.name if self._codec.format else "nothing"
+            if not self.rate or sample_format.removesuffix("p") not in _SAMPLE_TYPES:
+                raise AudioError(path, f"FFmpeg decodes its {self._codec.name} to {sample_format}, not PCM")
+            self._dtype = _SAMPLE_TYPES[sample_format.removesuffix("p")]
+            # Elsewhere than in MP4 the duration is an estimate, or in milliseconds.
+            self.frames = None
+            if "mp4" in self._container.format.name.split(",") and stream.duration is not None:
+                self.frames = round(stream.duration * stream.time_base * self.rate)
+        except Exception:
+            self.close()
+            raise
+
+    def close(self):
+        self._container.close()
+
+    def read(self, start, stop):
+        """Source samples [start, stop), or to the end; float32 (stop − start,)."""
+        pieces = []
+        decoded = 0
+        for packet in self._container.demux(self._stream):
+            for frame in self._codec.decode(packet):
+                position, decoded = decoded, decoded + frame.samples
+                if decoded > start:
+                    used = slice(max(0, start - position), None if stop is None else max(0, stop - position))
+                    pieces.append(self._channels(frame)[:, used])
+            if stop is not None and decoded >= stop:
+                break
+        if self.frames is not None and decoded < stop:
+            # An edit list counts in milliseconds: rounded up, it ends that much after the last sample.
+            if not pieces or decoded < stop - self.rate / 1000:
+                raise _truncated(self._path, decoded, self.frames, self.rate)
+            pieces.append(np.zeros((len(pieces[0]), stop - decoded), self._dtype))
+        if not pieces:
+            raise AudioError(self._path, "has no samples")
+        return _mono(np.concatenate(pieces, axis=1))
+
+    def _channels(self, frame):
+        """A decoded frame as (channels, samples)."""
+        if len(frame.planes) == 1:  # mono, or interleaved
+            count = frame.samples * self._codec.channels
+            return np.frombuffer(frame.planes[0], self._dtype, count).reshape(frame.samples, -1).T
+        return np.stack([np.frombuffer(plane, self._dtype, frame.samples) for plane in frame.planes])
+
+
+def _truncated(path, decoded, stated, rate):
+    return AudioError(
+        path, f"cut short: its header says {stated / rate:.3f} s, decoding ends at {decoded / rate:.3f} s"
+    )

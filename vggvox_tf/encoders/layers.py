@@ -1,0 +1,32 @@
+"""Building blocks that the trunks share."""
+
+import keras
+
+
+def scaled(filters, width):
+    """`filters` times the width multiplier, to the nearest multiple of 8 (vector units), at least 8."""
+    return max(8, 8 * round(filters * width / 8))
+
+
+def conv_norm(x, filters, kernel, stride, padding, name, activation=True):
+    """Convolution → batch norm (ε 1e-5) → ReLU; the batch norm's shift makes a bias redundant.
+
+    Args:
+      x: feature maps (B, F, T, C).
+      kernel, stride: one number, or (frequency, time).
+      padding: zeros added on each side. Keras's "same" pads strided convolutions more at the end than at the
+        start; the papers' networks pad both sides alike.
+      activation: False leaves the ReLU out.
+    """
+    if padding:
+        x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+    x = keras.layers.Conv2D(
+        filters, kernel, stride, use_bias=False, kernel_initializer="he_normal", name=name
+    )(x)
+    return norm_relu(x, name, activation)
+
+
+def norm_relu(x, name, activation=True):
+    """Batch norm with a memory of about ten batches, short enough for runs of a few hundred steps, then ReLU."""
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x) if activation else x

@@ -1,0 +1,116 @@
+"""The spectrogram front end: waveforms to normalised spectrograms, as a layer of the model.
+
+Frames of 25 ms (400 samples) every 10 ms (160 samples) at 16 kHz under a Hamming window, as in VoxCeleb1
+(Nagrani et al. 2017, section 4.1). There is no padding, so `n` frames need n·160 + 240 samples.
+"""
+
+import keras
+import tensorflow as tf
+
+SAMPLE_RATE = 16_000
+FRAME_LENGTH = 400  # 25 ms
+FRAME_STEP = 160  # 10 ms
+
+# rows -> FFT length. 512 rows are the paper's: bins 0–511 of a 1024-point FFT, without the Nyquist bin.
+# 257 rows are all bins of a 512-point FFT, as released ResNet trunks expect (257→129→65→33→17→9).
+FFT_LENGTHS = {512: 1024, 257: 512}
+
+# Added to the magnitude before the logarithm. Rounding to 16 bits alone makes a magnitude of about
+# 2⁻¹⁵/√12 · √(Σw²) = 8.8e-6 · 12.6 = 1.1e-4 in every bin: below that there is nothing to hear.
+LOG_OFFSET = 1e-3
+
+# A bin's standard deviation over time is taken to be at least this, so that a bin that never changes comes out
+# as zeros instead of 0/0. It is far below the deviation that 16-bit rounding gives a bin (about 6e-5).
+MINIMUM_DEVIATION = 1e-6
+
+
+def frames_in(samples):
+    """Number of whole frames in `samples` samples (an int or an array of them)."""
+    return (samples - FRAME_LENGTH) // FRAME_STEP + 1
+
+
+def samples_for(frames):
+    """Smallest number of samples that holds `frames` frames: 300 frames = 300·160 + 240 = 48,240 samples."""
+    return frames * FRAME_STEP + FRAME_LENGTH - FRAME_STEP
+
+
+def crop_samples(seconds):
+    """Samples of a crop of nominally `seconds`: 100 frames a second, so 3 s gives the paper's 300 frames."""
+    return samples_for(round(seconds * SAMPLE_RATE / FRAME_STEP))
+
+
+def magnitude_spectrogram(waveforms, window, frame_step, fft_length):
+    """Magnitude of the short-time Fourier transform, without padding at the ends.
+
+    Args:
+      waveforms: float32 (B, samples).
+      window: float32 (frame_length,); frames are multiplied by it and zero-padded to `fft_length`.
+      frame_step: hop between frames in samples.
+      fft_length: points of the FFT; bin k lies at k · sample rate / fft_length Hz.
+
+    Returns:
+      float32 (B, fft_length // 2 + 1, T).
+    """
+    frames = tf.signal.frame(waveforms, window.shape[0], frame_step)  # (B, T, frame_length)
+    spectra = tf.abs(tf.signal.rfft(frames * window, [fft_length]))  # (B, T, F)
+    return tf.transpose(spectra, [0, 2, 1])  # (B, F, T)
+
+
+def normalise_over_time(spectrograms):
+    """Zero mean and unit variance for every frequency bin of (B, F, T) over its frames.
+
+    Nagrani et al. 2017, section 4.1: worth "almost 10 %" in identification accuracy. A constant bin becomes zeros.
+    """
+    mean, variance = tf.nn.moments(spectrograms, axes=[2], keepdims=True)
+    return (spectrograms - mean) / tf.maximum(tf.sqrt(variance), MINIMUM_DEVIATION)
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class Spectrogram(keras.layers.Layer):
+    """Waveforms (B, samples) in [-1, 1] at 16 kHz to normalised spectrograms (B, rows, T, 1).
+
+    Always computes in float32: under a float16 policy the squares of the quiet bins would underflow.
+
+    Args:
+      rows: 512 (1024-point FFT, the paper's) or 257 (512-point FFT).
+      log_magnitude: take the logarithm of the magnitude before the normalisation.
+      minimum_frames: shorter waveforms are refused with InvalidArgumentError; the trunk behind this layer
+        sets it to the shortest input that its pooling layers leave something of.
+    """
+
+    def __init__(self, rows=512, log_magnitude=False, minimum_frames=1, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        if rows not in FFT_LENGTHS:
+            raise ValueError(f"rows must be one of {sorted(FFT_LENGTHS)}, received {rows}")
+        self.rows = rows
+        self.log_magnitude = log_magnitude
+        self.minimum_frames = minimum_frames
+
+    def call(self, waveforms):
+        minimum = samples_for(self.minimum_frames)
+        message = (
+            f"this encoder needs at least {minimum} samples ({minimum / SAMPLE_RATE:.2f} s at 16 kHz) of audio"
+        )
+        if waveforms.shape[1] is not None and waveforms.shape[1] < minimum:
+            raise ValueError(f"{message}, received {waveforms.shape[1]}")
+        checks = [tf.debugging.assert_greater_equal(tf.shape(waveforms)[1], minimum, message=message)]
+        with tf.control_dependencies(checks):
+            waveforms = tf.cast(waveforms, tf.float32)
+        window = tf.signal.hamming_window(FRAME_LENGTH)
+        spectrograms = magnitude_spectrogram(waveforms, window, FRAME_STEP, FFT_LENGTHS[self.rows])
+        spectrograms = spectrograms[:, : self.rows]
+        if self.log_magnitude:
+            spectrograms = tf.math.log(spectrograms + LOG_OFFSET)
+        return normalise_over_time(spectrograms)[..., tf.newaxis]  # (B, F, T, 1)
+
+    def compute_output_shape(self, input_shape):
+        samples = input_shape[1]
+        return (input_shape[0], self.rows, None if samples is None else frames_in(samples), 1)
+
+    def get_config(self):
+        return super().get_config() | {
+            "rows": self.rows,
+            "log_magnitude": self.log_magnitude,
+            "minimum_frames": self.minimum_frames,
+        }

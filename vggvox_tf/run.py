@@ -1,0 +1,128 @@
+"""A run folder: everything of one training run, enough to repeat it, resume it and use its encoder.
+
+    flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg`
+    starts.jsonl           one line a start: time, git revision, versions of Python and the packages, device
+    speakers.txt           the training speakers, one a line
+    history.csv            one row an epoch
+    train/, validation/    TensorBoard event files; the projector's files lie in validation/
+    checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
+    encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
+"""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy", "scipy", "soundfile", "av", "absl-py")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked."""
+
+
+class Run:
+    """A run folder, new or resumed.
+
+    Args:
+      folder: created where missing.
+      flags: name -> value of every flag that has a bearing on the run. A folder that was begun with other flags is
+        refused with RunError, since continuing would be a different run.
+    """
+
+    def __init__(self, folder, flags):
+        self.folder = Path(folder)
+        flags_file = self.folder / "flags.cfg"
+        if flags_file.exists():
+            self._refuse_other_flags(flags_file, flags)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise RunError(f"{self.folder} has files in it but is no run: choose another --run, or empty it.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"--{name}={value}\n" for name, value in sorted(flags.items()))
+        self.save(lambda path: Path(path).write_text(text), "flags.cfg")
+
+    def _refuse_other_flags(self, flags_file, flags):
+        lines = flags_file.read_text().splitlines()
+        saved = dict(line.removeprefix("--").split("=", 1) for line in lines)
+        changed = [
+            f"--{name} was {saved.get(name, 'not set')}, is {flags.get(name, 'not set')}"
+            for name in sorted(saved.keys() | flags.keys())
+            if saved.get(name) != flags.get(name)
+        ]
+        if changed:
+            raise RunError(
+                f"{self.folder} was begun with other flags: {'; '.join(changed)}. To go on, give the same flags "
+                f"(--flagfile={flags_file}); for a new run, another --run."
+            )
+
+    @property
+    def checkpoint(self):
+        """Path of the last checkpoint, or None before the first."""
+        path = self.folder / "checkpoint.weights.h5"
+        return path if path.exists() else None
+
+    def save(self, write, name):
+        """Writes a file by `write(path)` under a temporary name, then renames it: it is there whole or not at all."""
+        temporary = self.folder / f".unfinished-{name}"
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / name)
+
+    def record_start(self, speakers, device):
+        """Notes what this start runs on, and the training speakers."""
+        self.save(lambda path: path.write_text("".join(f"{name}\n" for name in speakers)), "speakers.txt")
+        start = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git": git_revision(),
+            "python": platform.python_version(),
+            "device": device,
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+        with open(self.folder / "starts.jsonl", "a") as file:
+            file.write(json.dumps(start) + "\n")
+
+    def rewind_history(self, epochs):
+        """Drops history rows after the first `epochs` epochs (a killed run may have written more than it saved).
+
+        Returns the lowest EER among the rows kept, or infinity.
+        """
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return float("inf")
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if row["epoch"].isdigit() and int(row["epoch"]) < epochs]
+            names = reader.fieldnames
+
+        def write(temporary):
+            with open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(rows)
+
+        self.save(write, "history.csv")
+        return min((float(row["val_eer"]) for row in rows if row.get("val_eer")), default=float("inf"))
+
+
+def training_speakers(encoder_path):
+    """Names of the speakers an encoder was trained on, from its run folder; an empty set where that is not known."""
+    path = Path(encoder_path).parent / "speakers.txt"
+    return set(path.read_text().splitlines()) if path.exists() else set()
+
+
+def git_revision():
+    """Revision of the checkout this package lies in, "+changes" where files differ from it, or None without git."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=40"],
+            cwd=here, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
