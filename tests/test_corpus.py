@@ -2,13 +2,18 @@
 
 import logging
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from vggvox_tf import corpus as corpus_module
 from vggvox_tf.corpus import Corpus, CorpusError, read_corpus, read_manifest, replacing, write_manifest
 
+REPOSITORY = Path(__file__).parents[1]
 HEADER = "path\tspeaker\tsession\tseconds\tgender\n"
 
 
@@ -58,7 +63,8 @@ class TestFolders:
         plant(tmp_path, "dev/aac/id00012/21Uxsk56VDQ/00001.m4a", "test/aac/id00017/x/00001.m4a")
         plant(tmp_path, "dev/txt/id00012/21Uxsk56VDQ/00001.txt")
         # As it really is: byte-order mark, spaces around commas, CRLF.
-        meta = "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\nid00012 ,n000012 ,m ,dev \r\nid00017 ,n ,f ,test \r\n"
+        meta = "\ufeffVoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \r\n"
+        meta += "id00012 ,n000012 ,m ,dev \r\nid00017 ,n000017 ,f ,test \r\n"
         (tmp_path / "vox2_meta.csv").write_bytes(meta.encode())
         both = read_corpus(tmp_path)
         assert rows(both) == [
@@ -117,7 +123,7 @@ class TestFolders:
         assert counts[-1] == 3
 
     def test_links(self, tmp_path, caplog):
-        """A linked speaker is read; a broken link and one that leads back to the root are skipped and named."""
+        """A linked speaker is read; a broken link and one that leads back to the root are skipped."""
         plant(tmp_path, "elsewhere/1.wav", "corpus/ann/1.wav")
         (tmp_path / "corpus/bob").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "corpus/ann/gone.wav").symlink_to(tmp_path / "nowhere.wav")
@@ -297,3 +303,50 @@ class TestSelection:
             corpus.without_speakers(["a", "b", "c"])
         with pytest.raises(CorpusError, match=r"Expected a bool mask \(4,\), got int64 \(1,\)"):
             corpus.select(np.array([0]))
+
+
+class TestMakeManifest:
+    def run(self, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "tools.make_manifest", *arguments],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+
+    def test_with_seconds(self, tmp_path):
+        """A second, half a second at 8 kHz, and a text file renamed: that one is named and has no length."""
+        plant(tmp_path, "ann/x/1.wav", "bob/x/1.flac", "bob/x/2.wav")
+        soundfile.write(tmp_path / "ann/x/1.wav", np.zeros(16000, np.int16), 16000)
+        soundfile.write(tmp_path / "bob/x/1.flac", np.zeros(4000, np.int16), 8000)
+        (tmp_path / "bob/x/2.wav").write_text("no audio at all")
+        result = self.run(f"--corpus={tmp_path}", "--seconds", "--workers=2")
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "manifest.tsv").read_text() == (
+            HEADER + "ann/x/1.wav\tann\tx\t1\t\nbob/x/1.flac\tbob\tx\t0.5\t\nbob/x/2.wav\tbob\tx\t\t\n"
+        )
+        assert "1 files have no length" in result.stdout and "bob/x/2.wav: " in result.stdout
+        assert f"Use it as: --corpus={tmp_path}/manifest.tsv\n" in result.stdout
+
+    def test_elsewhere(self, tmp_path):
+        """The paths stay relative to the corpus, so training has to be told where that is."""
+        plant(tmp_path, "speech/ann/1.wav", "speech/bob/1.wav")
+        result = self.run(f"--corpus={tmp_path}/speech", f"--output={tmp_path}/lists/m.tsv")
+        assert (
+            f"Use it as: --corpus={tmp_path}/lists/m.tsv --corpus_root={tmp_path}/speech\n" in result.stdout
+        )
+        assert rows(read_manifest(tmp_path / "lists/m.tsv")) == rows(read_corpus(tmp_path / "speech"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "No audio files below"),
+            (["--output=m.txt"], "must end in .tsv"),
+            (["--workers=2"], "no effect without --seconds"),
+            (["more"], "unexpected arguments: more"),
+        ],
+    )
+    def test_mistakes(self, tmp_path, arguments, message):
+        result = self.run(f"--corpus={tmp_path}", *arguments)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert message in result.stderr + result.stdout

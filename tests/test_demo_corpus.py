@@ -73,7 +73,7 @@ class TestCutting:
         assert demo.cut_points(noise(6.7)) == [0, 107200]
 
     def test_cut_in_the_pause(self):
-        """9 s are two pieces, cut between 3.5 and 5.5 s. The quietest 20 ms lie in the middle of the pause."""
+        """9 s are two pieces, cut between 3.5 and 5.5 s; here in the middle of a pause of 20 ms."""
         waveform = noise(9)
         waveform[int(3.79 * RATE) : int(3.81 * RATE)] = 1
         assert demo.cut_points(waveform) == [0, 60800, 144000]  # 3.8 s · 16000
@@ -170,7 +170,7 @@ class TestFolder:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", wheel["wheel"].name]
 
     def test_interrupted(self, tmp_path, wheel, monkeypatch):
-        """Cut off before the end, there is no folder; what was left beside it does not disturb the next run."""
+        """Cut off before the end, there is no folder; leftovers beside it do not disturb the next run."""
         with monkeypatch.context() as patched:
             patched.setattr(demo, "install", lambda built, folder: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from vggvox_tf.trials import TrialError, Trials, make_trials, read_trials, write
 
 
 def make_corpus(counts, genders=None) -> Corpus:
-    """A corpus from {speaker: utterances per session}, e.g. {"a": [2, 3]}; genders as one string, "-" unknown."""
+    """A corpus from {speaker: utterances per session}, such as {"a": [2, 3]}; genders as in "mf-"."""
     rows, sessions, session_names = [], [], []
     for number, (speaker, sizes) in enumerate(counts.items()):
         for session, size in enumerate(sizes):
@@ -105,7 +107,7 @@ class TestReading:
             ("1 a.wav b.wav\n1 a.wav\n", "line 2: expected a label and two paths, found 2 columns"),
             ("1 a.wav b.wav\n\n", "line 2: expected a label and two paths, found 0 columns"),
             ("1 my a.wav b.wav\n", "line 1: .*found 4 columns.*separate the columns by tabs"),
-            ("a.wav b.wav target\n", "line 1: expected the label 1 .* or 0 .*, found 'a.wav'"),
+            ("a.wav b.wav target\n", "line 1: expected the label 1 .same speaker. or 0, found 'a.wav'"),
             ("1 a.wav b.wav\n2 a.wav b.wav\n", "line 2: .*found '2'"),
             ("1 a.wav /b.wav\n", "line 1: .*absolute '/b.wav'"),
             ("1 a.wav b/../../b.wav\n", "line 1: .*inside the root"),
@@ -235,8 +237,11 @@ class TestMaking:
         assert len(trials) == 216
 
     def test_a_speaker_with_hardly_any_pairs(self):
-        """a's single recording has 24 partners; its even share of 500 pairs' sides is more, and others take it."""
-        corpus = make_corpus({"a": [1], **{f"b{i}": [6, 6] for i in range(12)}})
+        """12 speakers of 12 and one of 1: 66·144 + 144 = 9,648 pairs, 144 of them with that one.
+
+        Its even share of 4,000 pairs' 8,000 sides would be 615: others take the rest.
+        """
+        corpus = make_corpus({"a": [1], **{f"b{i:02d}": [6, 6] for i in range(12)}})
         trials = make_trials(corpus, 60, 4000, seed=0)
         check(trials, corpus)
         assert (~trials.labels).sum() == 4000
@@ -262,7 +267,7 @@ class TestMaking:
     def test_one_session_each(self, caplog):
         corpus = many(3, [4])
         with pytest.raises(
-            TrialError, match="0 distinct pairs exist that join two sessions.*3 without a pair"
+            TrialError, match=r"0 distinct pairs exist that join two sessions.*3 without a pair"
         ):
             make_trials(corpus, 3, 3, seed=0)
         assert make_trials(corpus, 18, 3, seed=0, cross_session_only=False).labels.sum() == 18
@@ -289,8 +294,34 @@ class TestMaking:
             make_trials(corpus, 1, None, seed=0, same_gender=0.5)
 
     def test_large_speakers_are_not_enumerated(self):
-        """Two speakers of 2 × 200,000 utterances: 1.6e11 non-target pairs, of which 1,000 are drawn at once."""
-        corpus = many(2, [200_000, 200_000])
+        """Two speakers of 2 × 50,000 utterances: 1e10 non-target pairs, of which 1,000 are drawn."""
+        corpus = many(2, [50_000, 50_000])
         trials = make_trials(corpus, 1000, 1000, seed=0)
         check(trials, corpus)
         assert len(trials) == 2000
+
+
+def test_tool(tmp_path):
+    """Two speakers of two sessions of one file: 2 target pairs across sessions, 4 non-target pairs."""
+    for path in ("a/x/1.wav", "a/y/1.wav", "b/x/1.wav", "b/y/1.wav"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "tools.make_trials", f"--corpus={tmp_path}", *arguments],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+
+    made = run(f"--output={tmp_path}/t.txt", "--targets=0", "--nontargets=0")
+    assert made.returncode == 0, made.stderr
+    assert "2 target and 4 non-target trials" in made.stdout
+    assert f"Use it as: --trials={tmp_path}/t.txt\n" in made.stdout
+    read_trials(tmp_path / "t.txt").check_files()
+    too_many = run(f"--output={tmp_path}/u.txt", "--targets=3")
+    assert too_many.returncode == 1 and "2 distinct pairs exist" in too_many.stderr
+    assert not (tmp_path / "u.txt").exists()
+    contradiction = run(f"--output={tmp_path}/u.txt", "--nontargets=0", "--same_gender_share=0.5")
+    assert contradiction.returncode == 1 and "takes every pair" in contradiction.stderr + contradiction.stdout

@@ -2,10 +2,10 @@
 
 One decoder per container, chosen by `python -m tools.benchmark decoders`:
 
-- WAV, FLAC, Ogg, MP3 and what else libsndfile reads: soundfile. WAV, FLAC and Vorbis seek to the exact sample.
+- WAV, FLAC, Ogg, MP3 and what else libsndfile reads: soundfile. WAV, FLAC and Vorbis seek to the sample.
 - m4a/AAC: PyAV, which bundles FFmpeg. So too MP3 and FLAC whose header does not state the length.
 
-AAC and MP3 are decoded from the start of the file up to the crop's end, since a frame depends on those before:
+AAC and MP3 are decoded from the start of the file to the end of the crop, as a frame depends on those before:
 AAC's noise substitution draws from one generator over the whole file, MP3 borrows bits from earlier frames.
 The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
 """
@@ -70,10 +70,11 @@ def load(path, max_seconds=None):
     stop = None if max_seconds is None else math.ceil(max_seconds * SAMPLE_RATE)
     with _opened(path) as source:
         waveform = _read(source, 0, stop)
-    if _peak(path, waveform) < SILENCE:
+    peak = _peak(path, waveform)
+    if peak < SILENCE:
         extent = "" if stop is None or len(waveform) < stop else f" in its first {max_seconds} s"
         raise AudioError(path, f"silent{extent}: no sample reaches {SILENCE} (-80 dBFS)")
-    return _clipped(waveform)
+    return _clipped(waveform, peak)
 
 
 def load_crop(path, position, samples):
@@ -101,13 +102,14 @@ def load_crop(path, position, samples):
     path = os.fsdecode(path)
     with _opened(path) as source:
         length = _length(source)
-        if length is None or length <= samples:
-            crop = None
-        else:
+        crop = None
+        if length is not None and length > samples:
             start = _crop_start(position, length, samples)
             crop = _read(source, start, start + samples)
-    if crop is not None and _peak(path, crop) >= SILENCE:
-        return _clipped(crop)
+    if crop is not None:
+        peak = _peak(path, crop)
+        if peak >= SILENCE:
+            return _clipped(crop, peak)
 
     waveform = load(path)
     if len(waveform) <= samples:
@@ -147,8 +149,8 @@ def _peak(path, waveform):
     return peak
 
 
-def _clipped(waveform):
-    return np.clip(waveform, -1, 1, out=waveform)
+def _clipped(waveform, peak):
+    return waveform if peak <= 1 else np.clip(waveform, -1, 1)
 
 
 # Resampling
@@ -156,7 +158,7 @@ def _clipped(waveform):
 
 @functools.lru_cache
 def _resampler(rate):
-    """(up, down, reach, window) from `rate` to 16 kHz; the window has `reach` taps on each side of its centre."""
+    """(up, down, reach, window) from `rate` to 16 kHz; the window has `reach` taps beside its centre."""
     divisor = math.gcd(SAMPLE_RATE, rate)
     up, down = SAMPLE_RATE // divisor, rate // divisor
     reach = _ZERO_CROSSINGS * max(up, down)
@@ -194,7 +196,9 @@ def _mono(channels):
     """Mean of the channels, a sequence of (n,) float32 or scaled integer arrays, as float32 (n,)."""
     if channels[0].dtype.kind == "i":
         scale = np.float32(1 / (np.iinfo(channels[0].dtype).max + 1))
-        channels = [channel.astype(np.float32) * scale for channel in channels]
+        channels = [channel.astype(np.float32) for channel in channels]
+        for channel in channels:
+            channel *= scale
     return channels[0] if len(channels) == 1 else sum(channels) / len(channels)
 
 
@@ -203,16 +207,16 @@ def _mono(channels):
 
 @contextlib.contextmanager
 def _opened(path):
-    """A source with `rate`, `frames` (None if unknown), `read(start, stop)`; whatever fails is an AudioError."""
+    """A source with `rate`, `frames` (None if unknown), `read(start, stop)`; any failure is an AudioError."""
     try:
         with contextlib.closing(_source(path)) as source:
             if source.frames == 0:
                 raise AudioError(path, "has no samples")
             yield source
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, f"libsndfile cannot read it: {error.error_string}") from error
+        raise AudioError(path, f"damaged or cut short; libsndfile says: {error.error_string}") from error
     except av.FFmpegError as error:
-        raise AudioError(path, f"FFmpeg cannot read it: {error.strerror}") from error
+        raise AudioError(path, f"damaged or cut short; FFmpeg says: {error.strerror}") from error
     except OSError as error:
         raise AudioError(path, error.strerror or str(error)) from error
 
@@ -232,7 +236,7 @@ def _source(path):
     except soundfile.LibsndfileError as error:
         try:
             return _FFmpeg(path)
-        except av.FFmpegError:
+        except (av.FFmpegError, AudioError):
             reason = f"neither libsndfile ({error.error_string}) nor FFmpeg can read it; it begins {head!r}"
             raise AudioError(path, reason) from error
     if source.frames is None or (source.container == "MP3" and not _mp3_states_length(path)):

@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from vggvox_tf import losses, metrics, projector, scoring
+from vggvox_tf.trials import speaker_of
 
 
 class TrialEvaluation(keras.callbacks.Callback):
@@ -15,14 +16,18 @@ class TrialEvaluation(keras.callbacks.Callback):
     The loss is the contrastive one between embeddings of unit length, with targets and non-targets weighted equally,
     so that both training stages are measured with the same rule.
 
+    Args:
+      note: appended to every EER that is logged; see Trials.known_speakers_note.
+
     Attributes:
       embeddings: (U, D) of the last epoch, in the order of trials.paths, for callbacks that come after.
     """
 
-    def __init__(self, encoder, trials, margin, batch_size):
+    def __init__(self, encoder, trials, margin, batch_size, note=""):
         super().__init__()
         self.encoder = encoder
         self.trials = trials
+        self.note = note
         self.margin = margin
         self.batch_size = batch_size
         self.embeddings = None
@@ -41,7 +46,7 @@ class TrialEvaluation(keras.callbacks.Callback):
         logs["val_min_dcf"] = summary["min_dcf"]
         logs["val_auc"] = summary["auc"]
         logging.info(
-            "Epoch %d: loss %.4f; trial list: EER %.2f %%, minDCF(p_target=%g) %.3f, loss %.4f (%.1f s)",
+            "Epoch %d: loss %.4f; trial list: EER %.2f %%, minDCF(p_target=%g) %.3f, loss %.4f (%.1f s). %s",
             epoch + 1,
             logs["loss"],
             100 * summary["eer"],
@@ -49,6 +54,7 @@ class TrialEvaluation(keras.callbacks.Callback):
             summary["min_dcf"],
             logs["val_loss"],
             time.monotonic() - start,
+            self.note,
         )
 
 
@@ -70,12 +76,8 @@ class ProjectorExport(keras.callbacks.Callback):
         if len(paths) > projector.MAX_ROWS:
             rows = np.random.default_rng(seed).choice(len(paths), projector.MAX_ROWS, replace=False)
             self.rows = np.sort(rows)
-        parts = [paths[row].split("/") for row in self.rows]
-        self.metadata = {
-            "speaker": [part[0] for part in parts],
-            "session": ["/".join(part[1:-1]) for part in parts],
-            "utterance": [part[-1] for part in parts],
-        }
+        shown = [paths[row] for row in self.rows]
+        self.metadata = {"speaker": [speaker_of(path) for path in shown], "utterance": shown}
 
     def on_epoch_end(self, epoch, logs=None):
         projector.export(
@@ -83,7 +85,7 @@ class ProjectorExport(keras.callbacks.Callback):
             f"epoch-{epoch + 1:04d}",
             self.evaluation.embeddings[self.rows],
             self.metadata,
-            title=f"epoch {epoch + 1} (EER {100 * logs['val_eer']:.1f} %)",
+            title=f"epoch {epoch + 1:02} (EER {100 * logs['val_eer']:.1f} %)",
             replace=True,  # a resumed run exports its first epoch a second time
         )
 

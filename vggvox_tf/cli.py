@@ -8,10 +8,13 @@ from vggvox_tf.audio import AudioError
 from vggvox_tf.corpus import CorpusError
 from vggvox_tf.pipeline import TooManyBadFilesError
 from vggvox_tf.run import RunError
+from vggvox_tf.scoring import EncoderError
 from vggvox_tf.trials import TrialError
 
 # Their messages say what is wrong with which file or flag; a traceback would only hide that.
-EXPLAINED = (AudioError, CorpusError, FloatingPointError, RunError, TooManyBadFilesError, TrialError, flags.Error)
+EXPLAINED = (
+    AudioError, CorpusError, EncoderError, FloatingPointError, RunError, TooManyBadFilesError, TrialError, flags.Error,
+)  # fmt: skip
 
 
 def start(main):

@@ -52,7 +52,7 @@ def main(_):
     )
     seconds = time.monotonic() - start
     scores = scoring.score(trials, embeddings, FLAGS.distance)
-    known = trials.speakers() & training_speakers(FLAGS.encoder)
+    trained_on = training_speakers(FLAGS.encoder)
     results = metrics.summary(scores, trials.labels, FLAGS.p_target) | {
         "encoder": FLAGS.encoder,
         "trial_list": FLAGS.trials,
@@ -60,7 +60,7 @@ def main(_):
         "recordings": len(trials.paths),
         "recordings_per_second": len(trials.paths) / seconds,
         "speakers": len(trials.speakers()),
-        "training_speakers_among_them": len(known),
+        "training_speakers_among_them": len(trials.speakers() & trained_on),
     }
     output = Path(FLAGS.output or Path(FLAGS.encoder).parent / f"eval-{Path(FLAGS.trials).stem}")
     output.mkdir(parents=True, exist_ok=True)
@@ -69,8 +69,8 @@ def main(_):
     title = f"{FLAGS.encoder} on {FLAGS.trials}"
     metrics.plot_roc(scores, trials.labels, output / "roc.png", title)
     print(f"\n{title}\n\n{metrics.format_summary(results)}")
-    if known:
-        print(f"\nNote: {known_speakers_note(len(known), len(trials.speakers()))}")
+    if note := trials.known_speakers_note(trained_on):
+        print(f"\n{note}")
     print(f"\nWritten to {output}: metrics.json, roc.png")
 
 

@@ -2,23 +2,24 @@
 
 A folder then holds
 
-    <name>.tsv              one tensor per export, (N, D), no header metadata.tsv            what the N points
-    are; written once, the same for every tensor of the folder projector_config.pbtxt  which tensors there
-    are; rewritten by every export, last, so that it names no missing file
+    <name>.tsv              one tensor per export, (N, D), no header
+    metadata.tsv            what the N points are: written once, the same for every tensor of the folder
+    projector_config.pbtxt  which tensors there are: written last, so that it never names a missing file
 
 What TensorBoard 2.17 does with them, read in its plugin and seen in a browser:
 
-- A folder counts only if it is a run, that is holds an event file, or if it is the logdir itself. - The
-server reads the configs when it starts and again when a run appears or disappears, not when a config changes.
-  Start (or restart) TensorBoard after the export to see it; and export before a run's event file is created,
-  so that a TensorBoard that is already running finds both at once.
-- It caches a tensor under its run and *title*, so a file is never overwritten with other content. - The page
-lists the tensors by title, ignoring the order in the config, and opens the first. So the title of the
-  newest tensor is marked "(newest)", which sorts before letters and digits.
-- The page puts titles into addresses without escaping them: &, # and + would cut or change them. - A column
-can be coloured by category only if it has at most 50 different values, of which the first 10 get colours
-  of their own; a column of numbers alone cannot be the label. So labels that are all numbers (LibriSpeech's
-  speakers) are written with the column's name before them: "speaker 1089".
+- A folder counts only if it is a run, that is holds an event file, or if it is the logdir itself.
+- The server reads the configs when it starts and again when a run appears or disappears, not when a config
+  changes. Start (or restart) TensorBoard after the export to see it; and export before a run's event file is
+  created, so that a TensorBoard that is already running finds both at once.
+- It caches a tensor under its run and *title*, so a file is never overwritten with other content.
+- The page lists the tensors by title, ignoring the order in the config, and opens the first. So the title of
+  the newest tensor is marked "(newest)", which sorts before letters and digits.
+- The page puts titles into addresses without escaping them: &, # and + would cut or change them.
+- A column can be coloured by category only if it has at most 50 different values, and there are 10 colours.
+- A column of numbers alone cannot be the label. So labels that are all numbers (LibriSpeech's speakers) are
+  written with the column's name before them: "speaker 1089".
+- A tensor file that is named and missing breaks the projector of every run.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def export(
 def _check_embeddings(embeddings: np.ndarray) -> None:
     if embeddings.ndim != 2 or min(embeddings.shape) < 2 or embeddings.dtype.kind != "f":
         raise ValueError(
-            "Expected embeddings (N, D) of floats with N >= 2 and D >= 2, the least that the projector shows. "
+            "Expected embeddings (N, D) of floats with N >= 2 and D >= 2, the least the projector shows. "
             f"Received {embeddings.dtype} {embeddings.shape}."
         )
     if len(embeddings) > MAX_ROWS:
@@ -167,8 +168,7 @@ def _metadata_table(metadata: Mapping[str, Sequence[str]], rows: int) -> str:
 
 
 def _tsv(embeddings: np.ndarray) -> Iterator[bytes]:
-    """(N, D) floats as lines of tab-separated numbers with six significant digits, a block of rows at a
-    time."""
+    """(N, D) floats as tab-separated lines with six significant digits, a block of rows at a time."""
     rows = max(1, _BLOCK // embeddings.shape[1])
     for start in range(0, len(embeddings), rows):
         values = embeddings[start : start + rows].astype(np.float32).astype(np.float64)

@@ -1,6 +1,6 @@
 """A run folder: everything of one training run, enough to repeat it, resume it and use its encoder.
 
-    flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg`
+    flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg --run=NEW`
     starts.jsonl           one line a start: time, git revision, versions of Python and the packages, device
     speakers.txt           the training speakers, one a line
     history.csv            one row an epoch
@@ -36,6 +36,7 @@ class Run:
 
     def __init__(self, folder, flags):
         self.folder = Path(folder)
+        flags = {name: str(value) for name, value in flags.items()}
         flags_file = self.folder / "flags.cfg"
         if flags_file.exists():
             self._refuse_other_flags(flags_file, flags)
@@ -56,7 +57,7 @@ class Run:
         if changed:
             raise RunError(
                 f"{self.folder} was begun with other flags: {'; '.join(changed)}. To go on, give the same flags "
-                f"(--flagfile={flags_file}); for a new run, another --run."
+                f"(--flagfile={flags_file} --run={self.folder}); for a new run, another --run."
             )
 
     @property

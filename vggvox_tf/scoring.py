@@ -13,15 +13,21 @@ from vggvox_tf.frontend import SAMPLE_RATE, frames_in, samples_for
 TRIALS_AT_ONCE = 65_536
 
 
+class EncoderError(ValueError):
+    """A file that is no encoder."""
+
+
 def load_encoder(path):
-    """Loads an encoder saved by training (a `.keras` file). Raises ValueError where the file is something else."""
+    """Loads an encoder saved by training, a `.keras` file; raises EncoderError where it is something else.
+
+    Keras's safe mode refuses files that bring code of their own.
+    """
     try:
         encoder = keras.saving.load_model(path, compile=False, safe_mode=True)
         encoder.get_layer("spectrogram")
-    except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{path}: expected an encoder saved by vggvox_tf.train (RUN/encoder.keras), but it cannot be read as "
-            f"one: {error}"
+    except Exception as error:  # what Keras raises for a file that is none differs by what is wrong with it
+        raise EncoderError(
+            f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found: {error}"
         ) from error
     return encoder
 

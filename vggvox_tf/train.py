@@ -81,7 +81,7 @@ flags.mark_flags_as_required(["run", "stage", "corpus"])
 
 ALWAYS = {
     "stage", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
-    "epochs", "steps_per_epoch", "optimizer", "learning_rate", "final_learning_rate", "weight_decay", "run",
+    "epochs", "steps_per_epoch", "optimizer", "learning_rate", "final_learning_rate", "weight_decay",
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def check_flags():
     """Raises flags.Error for combinations of flags that contradict each other or would be ignored."""
     in_use = flags_in_use()
     ours = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
-    for name in sorted(ours - in_use):
+    for name in sorted(ours - in_use - {"run"}):
         if FLAGS[name].present:
             where = "--stage=softmax" if FLAGS.stage == "softmax" else f"--stage=contrastive --pairs={FLAGS.pairs}"
             from_run = " --init_from, whose encoder brings its own" if FLAGS.init_from else ""
@@ -219,7 +219,9 @@ def main(_):
     dataset = pipeline.dataset(recordings, sampler, FLAGS.seed, done * steps_per_epoch, steps)
     evaluations = []
     if trials:
-        evaluation = callbacks.TrialEvaluation(encoder, trials, FLAGS.margin, FLAGS.batch_size)
+        evaluation = callbacks.TrialEvaluation(
+            encoder, trials, FLAGS.margin, FLAGS.batch_size, trials.known_speakers_note(corpus.speaker_names)
+        )
         evaluations = [evaluation, callbacks.ProjectorExport(evaluation, run.folder / "validation", FLAGS.seed)]
     try:
         model.fit(

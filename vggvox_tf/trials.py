@@ -8,6 +8,7 @@ where 1 is a target trial (the same speaker) and 0 a non-target trial. A corpus 
 import dataclasses
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,22 @@ class Trials:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def speakers(self) -> set[str]:
+        """Names of the speakers in the list, as its paths tell them."""
+        return {speaker_of(path) for path in self.paths}
+
+    def known_speakers_note(self, training_speakers: Collection[str]) -> str:
+        """A sentence for wherever an EER on this list is printed; empty if no speaker of it was trained on."""
+        speakers = self.speakers()
+        known = speakers & set(training_speakers)
+        if not known:
+            return ""
+        share = f"All {len(speakers)}" if known == speakers else f"{len(known)} of the {len(speakers)}"
+        return (
+            f"{share} speakers of the trial list were trained on: its EER is that of new recordings of known "
+            "speakers, and says little about strangers."
+        )
+
     def check_files(self) -> None:
         """Raises TrialError if utterances are missing below the root; says how many and what to give."""
         missing = [path for path in self.paths if not os.path.isfile(os.path.join(self.root, path))]
@@ -48,6 +65,11 @@ class Trials:
             f"Give {found or 'the folder that its paths start from'} as the trial list's root (--trials_root)"
             + (", where it exists" if found else "")
         )
+
+
+def speaker_of(path: str) -> str:
+    """The speaker's folder in `[…/]<speaker>/<session>/<file>` or `<speaker>/<file>`."""
+    return path.split("/")[-3:][0]
 
 
 def read_trials(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Trials:

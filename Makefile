@@ -1,0 +1,53 @@
+# `make quickstart` and `make test` are all a newcomer needs; both set up what they use.
+
+PYTHONS := python3.11 python3.12 python3.10 python3
+# The first of them that runs and has one of the versions that TensorFlow 2.17 is built for.
+PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+	2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+RUNS := runs/quickstart
+
+.PHONY: help quickstart test lint tensorboard clean
+
+help:
+	@echo "make quickstart   train and test an encoder on a demo corpus, in about five minutes"
+	@echo "make test         run the tests"
+	@echo "make lint         run the linter"
+	@echo "make tensorboard  look at all runs"
+
+# Installs again when a requirements file is newer than the last installation.
+$(VENV)/runtime: requirements.txt
+	@test -n "$(PYTHON)" || { echo "No suitable Python found (tried: $(PYTHONS)). vggvox_tf needs Python 3.10, 3.11 or" \
+	"3.12, the versions that TensorFlow 2.17.1 and tensorflow-io 0.37.1 are built for. Install one, or name it:" \
+	"make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) or sys.exit("Python %d.%d does not do: vggvox_tf \
+	needs Python 3.10, 3.11 or 3.12, the versions that TensorFlow 2.17.1 and tensorflow-io 0.37.1 are built for." \
+	% sys.version_info[:2])'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/development: $(VENV)/runtime requirements-dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+quickstart: $(VENV)/runtime
+	$(RUN) tools.fetch_demo_corpus --output=data/demo
+	$(RUN) vggvox_tf.train --flagfile=configs/quickstart_softmax.cfg --run=$(RUNS)/softmax
+	$(RUN) vggvox_tf.train --flagfile=configs/quickstart_contrastive.cfg --init_from=$(RUNS)/softmax --run=$(RUNS)/contrastive
+	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/softmax/encoder.keras --trials=data/demo/trials.txt
+	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/contrastive/encoder.keras --trials=data/demo/trials.txt
+	$(RUN) tools.quickstart_summary $(RUNS)
+
+test: $(VENV)/development
+	$(RUN) pytest -q --durations=10
+
+lint: $(VENV)/development
+	$(RUN) ruff check .
+
+tensorboard: $(VENV)/runtime
+	$(RUN) tensorboard.main --logdir=runs --host=localhost
+
+clean:
+	rm -rf $(VENV) data/demo $(RUNS)

@@ -1,0 +1,187 @@
+"""The entry points as a person runs them, in processes of their own."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import absl.flags
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+from vggvox_tf import cli, scoring, train
+
+# The smallest VGG-M, on one-second crops.
+SMALL = [
+    "--stage=softmax", "--width=0.03", "--rows=257", "--log_magnitude", "--crop_seconds=1", "--batch_size=12",
+    "--learning_rate=0.02", "--final_learning_rate=0.001",
+]  # fmt: skip
+
+
+def command(module, *flags):
+    return [sys.executable, "-m", f"vggvox_tf.{module}", *map(str, flags)]
+
+
+def run(module, *flags, code=0):
+    """Runs an entry point to its end, checks its exit code and returns what it printed."""
+    done = subprocess.run(command(module, *flags), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def data(corpus):
+    return [f"--corpus={corpus}", f"--trials={corpus / 'trials.txt'}"]
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    return scoring.load_encoder(folder / "encoder.keras").get_weights()
+
+
+@pytest.fixture(scope="module")
+def softmax_run(tiny_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "softmax"
+    output = run("train", *SMALL, *data(tiny_corpus), f"--run={folder}", "--epochs=4", "--steps_per_epoch=25")
+    return folder, output
+
+
+def test_softmax_stage_leaves_everything_behind(softmax_run):
+    folder, output = softmax_run
+    rows = history(folder)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) * 0.7
+    assert float(rows[-1]["val_eer"]) < 0.3
+    assert all(float(row["utterances_per_second"]) > 0 and row["bad_recordings"] == "0" for row in rows)
+    for name in ("flags.cfg", "starts.jsonl", "checkpoint.weights.h5", "encoder.keras", "encoder_best.keras"):
+        assert (folder / name).stat().st_size > 0, name
+    for name in ("train", "validation"):
+        assert list((folder / name).glob("events.out.tfevents.*")), name
+    assert (folder / "validation" / "projector_config.pbtxt").read_text().count("tensor_path") == 4
+    assert len((folder / "validation" / "epoch-0004.tsv").read_text().splitlines()) == 36
+    assert "6 training speakers, 36 utterances" in output
+    assert "All 6 speakers of the trial list were trained on" in output  # an EER of known speakers says so
+    encoder = scoring.load_encoder(folder / "encoder.keras")
+    assert encoder(np.zeros((1, 16_000), np.float32) + 0.1).shape == (1, 32)
+
+
+def test_contrastive_stage_and_evaluation(softmax_run, tiny_corpus, tmp_path):
+    folder = tmp_path / "contrastive"
+    output = run(
+        "train", "--stage=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), f"--run={folder}",
+        "--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e-5", "--crop_seconds=1", "--batch_size=8",
+        "--epochs=2", "--steps_per_epoch=4", "--freeze_batch_norm", "--embedding_dim=16",
+    )  # fmt: skip
+    before, after = softmax_run[0], folder
+    norms = ["conv1_norm", "fc7_norm"]
+    first, second = (scoring.load_encoder(run / "encoder.keras") for run in (before, after))
+    for name in norms:  # in inference mode, with its scales: nothing of it moves
+        for a, b in zip(first.get_layer(name).get_weights(), second.get_layer(name).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first.get_layer("conv1").kernel, second.get_layer("conv1").kernel)
+    assert second.output_shape == (None, 16)
+
+    output = run(
+        "evaluate", f"--encoder={folder}/encoder.keras", f"--trials={tiny_corpus}/trials.txt", f"--output={tmp_path}/e"
+    )
+    results = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    # The evaluation of a saved encoder is that of the last epoch.
+    assert results["eer"] == pytest.approx(float(history(folder)[-1]["val_eer"]), abs=1e-6)
+    assert results["trials"] == 108 and results["targets"] == 18 and results["recordings"] == 36
+    assert results["training_speakers_among_them"] == 6
+    assert "All 6 speakers of the trial list were trained on" in output
+    assert f"{100 * results['eer']:.2f}" in output
+    assert (tmp_path / "e" / "roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("stage", ["softmax", "contrastive"])
+def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_corpus, tmp_path, stage):
+    flags = [*SMALL, *data(tiny_corpus), "--epochs=3", "--steps_per_epoch=40"]
+    if stage == "contrastive":
+        flags = [
+            "--stage=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), "--crop_seconds=1",
+            "--batch_size=8", "--epochs=3", "--steps_per_epoch=60", "--learning_rate=1e-3", "--optimizer=adam",
+        ]  # fmt: skip
+    run("train", *flags, f"--run={tmp_path}/alone")
+
+    killed = tmp_path / "killed"
+    with subprocess.Popen(command("train", *flags, f"--run={killed}"), stderr=subprocess.DEVNULL) as process:
+        while not (killed / "checkpoint.weights.h5").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)  # into the second epoch
+        process.send_signal(signal.SIGKILL)
+    assert len(history(killed)) < 3
+
+    output = run("train", *flags, f"--run={killed}")
+    assert re.search(r"Continuing .*killed after epoch [12]", output)
+    assert [row["epoch"] for row in history(killed)] == ["0", "1", "2"]
+    for a, b in zip(weights(tmp_path / "alone"), weights(killed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len((killed / "starts.jsonl").read_text().splitlines()) == 2
+    if stage == "softmax":
+        assert "is complete: nothing to do" in run("train", *flags, f"--run={killed}")
+        assert "--seed was 0, is 1" in run("train", *flags, f"--run={killed}", "--seed=1", code=1)
+
+
+def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
+    """An m4a with no AAC in it, an empty wav and a text file that calls itself flac."""
+    corpus = tmp_path / "corpus"
+    for source in tiny_corpus.rglob("*.wav"):
+        target = corpus / source.relative_to(tiny_corpus)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    bad = {"s0/a/9.m4a": os.urandom(4000), "s1/a/9.wav": b"", "s2/b/9.flac": b"Dear diary,\n" * 100}
+    for path, content in bad.items():
+        (corpus / path).write_bytes(content)
+    folder = tmp_path / "run"
+    output = run("train", *SMALL, f"--corpus={corpus}", f"--run={folder}", "--epochs=2", "--steps_per_epoch=4")
+    for path in bad:
+        assert f"Bad recording: {corpus / path}" in output
+    assert "3 of 39 training recordings are bad" in output
+    assert [row["bad_recordings"] for row in history(folder)] == ["3", "3"]
+    for path in corpus.rglob("*.wav"):
+        path.unlink()
+    output = run("train", *SMALL, f"--corpus={corpus}", f"--run={tmp_path}/none", code=1)
+    assert "error: 3 of the 3 recordings tried are bad" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ([*SMALL, "--margin=0.5"], "--margin has no effect with --stage=softmax"),
+        (["--stage=contrastive", "--positive_share=0.4"], "--positive_share has no effect"),
+        (["--stage=contrastive", "--batch_size=9"], "--batch_size=9 must be a multiple of 2"),
+        (["--stage=contrastive", "--margin=2.5"], "--margin=2.5 cannot be reached"),
+        (["--stage=contrastive", "--freeze_trunk"], "--freeze_trunk needs a trained trunk"),
+        (["--stage=contrastive", "--init_from=x", "--width=0.5"], "--width has no effect"),
+        (["--stage=softmax", "--final_learning_rate=1"], "must not be above --learning_rate"),
+        (["--stage=softmax", "--optimizer=adam", "--momentum=0.8"], "--momentum has no effect"),
+        (["--stage=softmax", "--batch_sise=9"], "Unknown command line flag 'batch_sise'"),
+        (["--stage=softmax", "--corpus=nowhere"], "nowhere"),
+        (["--stage=contrastive", "--init_from=nowhere"], "nowhere/encoder.keras"),
+    ],
+)
+def test_flags_that_cannot_be_meant(tiny_corpus, tmp_path, flags, complaint):
+    """In this process, which spares the many seconds of a fresh start's imports."""
+    with flagsaver.flagsaver(), pytest.raises((absl.flags.Error, *cli.EXPLAINED)) as error:
+        absl.flags.FLAGS(["train", f"--corpus={tiny_corpus}", f"--run={tmp_path / 'run'}", *flags])
+        train.main(["train"])
+    assert complaint in str(error.value)
+    assert not (tmp_path / "run" / "checkpoint.weights.h5").exists()
+
+
+def test_mistakes_are_one_line_and_help_names_every_flag(tiny_corpus, tmp_path):
+    output = run("train", *SMALL, f"--corpus={tmp_path}/nowhere", f"--run={tmp_path}/run", code=1)
+    assert "nowhere" in output and "Traceback" not in output
+    output = run("train", "--help", code=1)
+    for name in ("--margin", "--init_from", "--[no]log_magnitude", "--max_bad_share"):
+        assert name in output
