@@ -180,6 +180,21 @@ def test_a_crop_is_that_part_of_the_whole(recordings, recording, position):
     np.testing.assert_allclose(crop, audio.load(path)[start : start + CROP], rtol=0, atol=tolerance)
 
 
+def test_crops_of_ogg_with_transients(tmp_path):
+    """Clicks make Vorbis switch block sizes, where libsndfile's seek lands a block away (its issue 885)."""
+    waveform = 0.1 * speech_like(80000)[:, 0]
+    click = np.random.default_rng(1).standard_normal(200) * np.exp(-np.arange(200) / 30)
+    for start in range(2000, 79000, 3777):
+        waveform[start : start + 200] += 0.3 * click
+    soundfile.write(tmp_path / "x.ogg", waveform, 16000)
+    whole = audio.load(tmp_path / "x.ogg")
+    assert len(whole) == 80000
+    np.testing.assert_allclose(whole, soundfile.read(tmp_path / "x.ogg")[0], atol=2e-6)
+    for start in range(1000, 75000, 1500):
+        crop = audio.load_crop(tmp_path / "x.ogg", (start + 0.5) / (80000 - 4000 + 1), 4000)
+        np.testing.assert_array_equal(crop, whole[start : start + 4000])
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 48000, 16001])
 def test_a_crop_at_any_rate(tmp_path, rate):
     soundfile.write(tmp_path / "x.wav", speech_like(2 * rate), rate)
@@ -361,9 +376,7 @@ def test_no_samples(tmp_path):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize(
-    "content", [b"Not a recording.\n" * 100, b"#EXTM3U\n#EXTINF:9,\nother.aac\n", b"\0" * 5000]
-)
+@pytest.mark.parametrize("content", [b"Not a recording.\n" * 100, b"#EXTM3U\n#EXTINF:9,\nother.aac\n", b"\0" * 5000])
 def test_files_that_are_no_audio(tmp_path, container, content):
     path = tmp_path / f"x.{container}"
     path.write_bytes(content)

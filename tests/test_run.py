@@ -22,7 +22,7 @@ def test_going_on_with_other_flags_is_refused_by_name(tmp_path):
     Run(tmp_path / "run", dict(FLAGS))
     with pytest.raises(RunError, match=r"--seed was 0, is 1.*--flagfile=.*flags.cfg"):
         Run(tmp_path / "run", FLAGS | {"seed": 1})
-    with pytest.raises(RunError, match="--width was not set, is 0.5"):
+    with pytest.raises(RunError, match=r"--width was not set, is 0\.5"):
         Run(tmp_path / "run", FLAGS | {"width": 0.5})
 
 

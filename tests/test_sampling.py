@@ -67,7 +67,7 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus, make):
 
 
 def test_speaker_batches(corpus):
-    """P = 2 of five speakers: two batches a pass; each has 2 distinct speakers with 3 utterances, speaker by speaker."""
+    """P = 2 of five speakers: two batches a pass, each of 2 distinct speakers with 3 utterances, in speakers' order."""
     sampler = sampling.SpeakerSampler(corpus, 2, 3, seed=0)
     counts = np.zeros(5, int)
     for step in range(500):
@@ -129,8 +129,8 @@ def test_negatives_are_uniform_over_the_other_speakers(corpus):
 
 
 def test_too_few_speakers(corpus, tmp_path):
-    with pytest.raises(ValueError, match="needs as many training speakers, found 5"):
+    with pytest.raises(sampling.SamplingError, match="needs as many training speakers, found 5"):
         sampling.SpeakerSampler(corpus, 6, 2, seed=0)
     (tmp_path / "one").mkdir()
-    with pytest.raises(ValueError, match="found one"):
+    with pytest.raises(sampling.SamplingError, match="found one"):
         sampling.PairSampler(make_corpus(tmp_path / "one", {"ann": {"x": 3}}), 4, 0.5, seed=0)

@@ -38,7 +38,7 @@ def test_recordings_that_cannot_be_used_are_named(tiny_corpus, encoder, tmp_path
 
 
 def test_scores_by_hand(tmp_path, monkeypatch):
-    """Vectors (3, 4), (6, 8), (−4, 3), sorted by path a, b, c: cos(a, b) = 1, cos(a, c) = 0; |a − b| = 5, |a − c| = √50."""
+    """a, b, c = (3, 4), (6, 8), (−4, 3): cos(a, b) = 1, cos(a, c) = cos(c, b) = 0; |a − b| = 5, |a − c| = √50."""
     (tmp_path / "list.txt").write_text("1 a.wav b.wav\n0 a.wav c.wav\n0 c.wav b.wav\n")
     trials = read_trials(tmp_path / "list.txt")
     embeddings = np.array([[3, 4], [6, 8], [-4, 3]], np.float32)
@@ -54,8 +54,8 @@ def test_a_file_that_is_no_encoder(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(scoring.EncoderError, match=f"{name}.*expected an encoder"):
             scoring.load_encoder(tmp_path / name)
-    with pytest.raises(scoring.EncoderError, match="gone.keras"):
+    with pytest.raises(scoring.EncoderError, match="gone"):
         scoring.load_encoder(tmp_path / "gone.keras")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
-    with pytest.raises(scoring.EncoderError, match="other.keras"):
+    with pytest.raises(scoring.EncoderError, match="other"):
         scoring.load_encoder(Path(tmp_path / "other.keras"))

@@ -37,9 +37,7 @@ FILES = 32  # generated per container and length: the decoder is measured, not t
 SECONDS = (4, 8, 20)
 CONTAINERS = ("wav", "flac", "ogg", "mp3", "m4a")
 
-_ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1
-)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1)
 _SECONDS = flags.DEFINE_float(
     "seconds_per_measurement", 1.5, "Seconds that one contestant is measured per round.", lower_bound=0.01
 )
@@ -160,9 +158,7 @@ def _in_graph(decode):
 
 def _decoders(container):
     """name → function of (path, position) in a tf.data graph; the project's own first."""
-    contestants = {
-        "audio.load_crop": _in_python(lambda path, position: audio.load_crop(path, position, CROP))
-    }
+    contestants = {"audio.load_crop": _in_python(lambda path, position: audio.load_crop(path, position, CROP))}
     try:
         import tensorflow_io as tfio  # absent or unloadable beside most versions of TensorFlow
 
@@ -313,9 +309,7 @@ def main(argv):
     for name in names:
         print(f"\n{name}: {SECTIONS[name].__doc__}")
         report[name] = SECTIONS[name](options)
-        with open(
-            _OUTPUT.value, "w", encoding="utf-8"
-        ) as file:  # after each section: an interrupted run keeps it
+        with open(_OUTPUT.value, "w", encoding="utf-8") as file:  # after each section: an interrupted run keeps it
             json.dump(report, file, indent=1)
     print(f"\nEvery round: {_OUTPUT.value}")
 

@@ -2,11 +2,12 @@
 
 One decoder per container, chosen by `python -m tools.benchmark decoders`:
 
-- WAV, FLAC, Ogg, MP3 and what else libsndfile reads: soundfile. WAV, FLAC and Vorbis seek to the sample.
-- m4a/AAC: PyAV, which bundles FFmpeg. So too MP3 and FLAC whose header does not state the length.
+- WAV and FLAC: soundfile, which seeks to the crop. MP3: soundfile from the start.
+- m4a/AAC and Ogg: PyAV, which bundles FFmpeg, from the start. So too MP3 and FLAC that state no length.
 
-AAC and MP3 are decoded from the start of the file to the end of the crop, as a frame depends on those before:
-AAC's noise substitution draws from one generator over the whole file, MP3 borrows bits from earlier frames.
+Decoding from the start is what keeps a crop equal to that part of the whole: AAC's noise substitution draws from
+one generator over the whole file, MP3 borrows bits from earlier frames, and libsndfile's seek in Vorbis may be a
+block off (libsndfile issue 885).
 The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
 """
 
@@ -30,13 +31,11 @@ OVERLOAD = 8.0
 
 # Kaiser-windowed sinc of scipy's resample_poly: this many zero crossings on either side.
 _ZERO_CROSSINGS = 10
-# Where libsndfile's seek is not exact: MP3 (up to 5e-4 off, or failing) and Opus (4e-3 off).
-_INEXACT_SEEK = {"MPEG_LAYER_III", "OPUS"}
 # Writers to a pipe, who cannot go back to fill in the size, leave at least this in a WAV header.
 _UNKNOWN_SIZE = 0x7FFFF000
 _CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 # FFmpeg's other demuxers read playlists and scripts, which may point to other files and hosts.
-_FFMPEG_FORMATS = "aac,flac,mov,mp3,matroska,webm"
+_FFMPEG_FORMATS = "aac,flac,mov,mp3,matroska,webm,ogg"
 # FFmpeg's names, without the "p" that follows where every channel has a plane of its own.
 _SAMPLE_TYPES = {"flt": np.float32, "s16": np.int16, "s32": np.int32}
 
@@ -70,11 +69,8 @@ def load(path, max_seconds=None):
     stop = None if max_seconds is None else math.ceil(max_seconds * SAMPLE_RATE)
     with _opened(path) as source:
         waveform = _read(source, 0, stop)
-    peak = _peak(path, waveform)
-    if peak < SILENCE:
-        extent = "" if stop is None or len(waveform) < stop else f" in its first {max_seconds} s"
-        raise AudioError(path, f"silent{extent}: no sample reaches {SILENCE} (-80 dBFS)")
-    return _clipped(waveform, peak)
+    extent = "" if stop is None or len(waveform) < stop else f" in its first {max_seconds} s"
+    return _with_sound(path, waveform, extent)
 
 
 def load_crop(path, position, samples):
@@ -102,16 +98,17 @@ def load_crop(path, position, samples):
     path = os.fsdecode(path)
     with _opened(path) as source:
         length = _length(source)
-        crop = None
-        if length is not None and length > samples:
-            start = _crop_start(position, length, samples)
-            crop = _read(source, start, start + samples)
-    if crop is not None:
-        peak = _peak(path, crop)
+        whole = length is None or length <= samples
+        start = 0 if whole else _crop_start(position, length, samples)
+        waveform = _read(source, start, None if whole else start + samples)
+    if whole:
+        waveform = _with_sound(path, waveform)
+    else:
+        peak = _peak(path, waveform)
         if peak >= SILENCE:
-            return _clipped(crop, peak)
+            return _clipped(waveform, peak)
+        waveform = load(path)
 
-    waveform = load(path)
     if len(waveform) <= samples:
         return np.resize(waveform, samples)
     start = _crop_start(position, len(waveform), samples)
@@ -147,6 +144,14 @@ def _peak(path, waveform):
     if peak > OVERLOAD:
         raise AudioError(path, f"samples reach {peak:.6g}; expected within [-1, 1], rescale the file")
     return peak
+
+
+def _with_sound(path, waveform, extent=""):
+    """Clipped; raises if it is silent."""
+    peak = _peak(path, waveform)
+    if peak < SILENCE:
+        raise AudioError(path, f"silent{extent}: no sample reaches {SILENCE} (-80 dBFS)")
+    return _clipped(waveform, peak)
 
 
 def _clipped(waveform, peak):
@@ -231,6 +236,8 @@ def _source(path):
             return _FFmpeg(path, "mp4")
         except av.error.InvalidDataError as error:
             raise AudioError(path, "MP4 without a readable index (moov), probably cut short") from error
+    if head[:4] == b"OggS":
+        return _FFmpeg(path, "ogg")
     try:
         source = _Libsndfile(path)
     except soundfile.LibsndfileError as error:
@@ -284,7 +291,7 @@ class _Libsndfile:
 
     def read(self, start, stop):
         """Source samples [start, stop) as float32 (stop − start,)."""
-        first = 0 if self._file.subtype in _INEXACT_SEEK else start
+        first = 0 if self.container == "MP3" else start  # its seek is up to 5e-4 off, or fails
         if first:
             self._file.seek(first)
         # One read: soundfile seeks after each, so that a second one would not be exact either.
@@ -298,8 +305,8 @@ class _Libsndfile:
 class _FFmpeg:
     """A recording that FFmpeg reads.
 
-    Length and positions are those of MP4's edit list, which leaves out the encoder's delay at the start
-    (FFmpeg skips it) and its padding at the end (FFmpeg hands it out, and it is cut here).
+    Length and positions are those of MP4's edit list (Ogg: of its pages), which leave out the encoder's delay at
+    the start (FFmpeg skips it) and its padding at the end (FFmpeg hands it out, and it is cut here).
     """
 
     def __init__(self, path, container_format=None):
@@ -322,9 +329,11 @@ class _FFmpeg:
             if not self.rate or sample_format.removesuffix("p") not in _SAMPLE_TYPES:
                 raise AudioError(path, f"FFmpeg decodes its {self._codec.name} to {sample_format}, not PCM")
             self._dtype = _SAMPLE_TYPES[sample_format.removesuffix("p")]
-            # Elsewhere than in MP4 the duration is an estimate, or in milliseconds.
+            # Elsewhere the duration is an estimate, in milliseconds or (Opus) counts the encoder's delay.
             self.frames = None
-            if "mp4" in self._container.format.name.split(",") and stream.duration is not None:
+            names = self._container.format.name.split(",")
+            exact = "mp4" in names or ("ogg" in names and self._codec.name == "vorbis")
+            if exact and stream.duration is not None:
                 self.frames = round(stream.duration * stream.time_base * self.rate)
         except Exception:
             self.close()

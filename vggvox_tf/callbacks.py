@@ -150,8 +150,8 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not np.isfinite(logs["loss"]):
             raise FloatingPointError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1}; {self.run.folder} keeps the state of the epoch before. "
-                "Lower --learning_rate."
+                f"the loss is {logs['loss']} in epoch {epoch + 1}; {self.run.folder} keeps the state of the epoch "
+                "before. Lower --learning_rate."
             )
         self.run.save(self.encoder.save, "encoder.keras")
         if logs.get("val_eer", float("inf")) < self.best_eer:

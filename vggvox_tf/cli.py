@@ -8,17 +8,19 @@ from vggvox_tf.audio import AudioError
 from vggvox_tf.corpus import CorpusError
 from vggvox_tf.pipeline import TooManyBadFilesError
 from vggvox_tf.run import RunError
+from vggvox_tf.sampling import SamplingError
 from vggvox_tf.scoring import EncoderError
 from vggvox_tf.trials import TrialError
 
 # Their messages say what is wrong with which file or flag; a traceback would only hide that.
 EXPLAINED = (
-    AudioError, CorpusError, EncoderError, FloatingPointError, RunError, TooManyBadFilesError, TrialError, flags.Error,
+    AudioError, CorpusError, EncoderError, FloatingPointError, RunError, SamplingError, TooManyBadFilesError,
+    TrialError, flags.Error,
 )  # fmt: skip
 
 
 def start(main):
-    """Runs an entry point's main(argv) under absl; errors that explain themselves end it with one line and exit code 1."""
+    """Runs main(argv) under absl; errors that explain themselves end the program with one line and exit code 1."""
 
     def explained(argv):
         if len(argv) > 1:

@@ -22,9 +22,9 @@ class TooManyBadFilesError(RuntimeError):
 class Recordings:
     """Reads crops of a corpus's recordings, and keeps account of those that cannot be used.
 
-    A bad recording is replaced by the next usable one in the order of the corpus, almost always one of the same speaker;
-    the index that is returned says which was read, so labels always fit. The replacement depends on the files alone,
-    so a step's batch is the same whenever it is computed.
+    A bad recording is replaced by the next usable one in the order of the corpus, almost always one of the same
+    speaker; the index that is returned says which was read, so labels always fit. The replacement depends on the
+    files alone, so a step's batch is the same whenever it is computed.
 
     Args:
       corpus: a corpus.Corpus.

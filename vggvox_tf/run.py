@@ -3,6 +3,7 @@
     flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg --run=NEW`
     starts.jsonl           one line a start: time, git revision, versions of Python and the packages, device
     speakers.txt           the training speakers, one a line
+    log.txt                what the run said, bad recordings among it
     history.csv            one row an epoch
     train/, validation/    TensorBoard event files; the projector's files lie in validation/
     checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
@@ -12,6 +13,7 @@
 import csv
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -73,6 +75,12 @@ class Run:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / name)
+
+    def keep_log(self):
+        """Appends what is logged from here on to log.txt as well."""
+        handler = logging.FileHandler(self.folder / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(handler)
 
     def record_start(self, speakers, device):
         """Notes what this start runs on, and the training speakers."""

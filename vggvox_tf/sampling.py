@@ -19,6 +19,10 @@ import numpy as np
 ORDER, DRAWS, CROPS = range(3)
 
 
+class SamplingError(ValueError):
+    """A corpus that cannot fill the batches that are asked for."""
+
+
 def generator(seed, stream, step):
     """Random numbers that depend on (seed, stream, step) only."""
     # The step is the counter's highest word, so the streams of neighbouring steps never meet.
@@ -63,7 +67,7 @@ class SpeakerSampler:
     def __init__(self, corpus, speakers_per_batch, utterances_per_speaker, seed):
         speakers = len(corpus.speaker_names)
         if speakers < speakers_per_batch:
-            raise ValueError(
+            raise SamplingError(
                 f"a batch of {speakers_per_batch} speakers with {utterances_per_speaker} utterances each needs as many "
                 f"training speakers, found {speakers}: lower the batch size or raise the utterances per speaker"
             )
@@ -92,7 +96,7 @@ class PairSampler:
 
     def __init__(self, corpus, pairs, positive_share, seed, same_gender_share=None):
         if len(corpus.speaker_names) < 2:
-            raise ValueError("pairs of different speakers need two training speakers or more, found one")
+            raise SamplingError("pairs of different speakers need two training speakers or more, found one")
         self.draw = UtteranceDraw(corpus)
         self.speakers = len(corpus.speaker_names)
         self.genders = np.array(corpus.genders)

@@ -60,10 +60,8 @@ def embed(encoder, root, paths, batch_size=32, progress=None):
         try:
             waveform = audio.load(path)
             if waveform.size < minimum:
-                raise audio.AudioError(
-                    path,
-                    f"lasts {waveform.size / SAMPLE_RATE:.2f} s; this encoder needs at least {minimum / SAMPLE_RATE:.2f} s",
-                )
+                needed = f"this encoder needs at least {minimum / SAMPLE_RATE:.2f} s"
+                raise audio.AudioError(path, f"lasts {waveform.size / SAMPLE_RATE:.2f} s; {needed}")
             return waveform[: samples_for(frames_in(waveform.size))]
         except audio.AudioError as error:
             errors[int(index)] = error

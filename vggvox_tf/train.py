@@ -105,9 +105,10 @@ def check_flags():
     ours = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
     for name in sorted(ours - in_use - {"run"}):
         if FLAGS[name].present:
-            where = "--stage=softmax" if FLAGS.stage == "softmax" else f"--stage=contrastive --pairs={FLAGS.pairs}"
-            from_run = " --init_from, whose encoder brings its own" if FLAGS.init_from else ""
-            raise flags.Error(f"--{name} has no effect with {where} --optimizer={FLAGS.optimizer}{from_run}: leave it out.")
+            given = [f"--stage={FLAGS.stage}", f"--optimizer={FLAGS.optimizer}"]
+            given += [f"--pairs={FLAGS.pairs}"] if FLAGS.stage == "contrastive" else []
+            given += ["--init_from, whose encoder brings its own"] if FLAGS.init_from else []
+            raise flags.Error(f"--{name} has no effect with {', '.join(given)}: leave it out.")
     if FLAGS.final_learning_rate > FLAGS.learning_rate:
         raise flags.Error("--final_learning_rate must not be above --learning_rate.")
     if FLAGS.trials_root and not FLAGS.trials:
@@ -176,6 +177,7 @@ def build_optimizer(steps):
 def main(_):
     check_flags()
     run = Run(FLAGS.run, {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None})
+    run.keep_log()
     keras.utils.set_random_seed(FLAGS.seed)
     corpus = read_corpus(FLAGS.corpus, FLAGS.corpus_root)
     trials = None
