@@ -3,11 +3,12 @@
 One decoder per container, chosen by `python -m tools.benchmark decoders`:
 
 - WAV and FLAC: soundfile, which seeks to the crop. MP3: soundfile from the start.
-- m4a/AAC and Ogg: PyAV, which bundles FFmpeg, from the start. So too MP3 and FLAC that state no length.
+- m4a/AAC: PyAV, which bundles FFmpeg, seeking to a few frames before the crop.
+- Ogg: PyAV from the start. So too MP3 and FLAC that state no length.
 
-Decoding from the start is what keeps a crop equal to that part of the whole: AAC's noise substitution draws from
-one generator over the whole file, MP3 borrows bits from earlier frames, and libsndfile's seek in Vorbis may be a
-block off (libsndfile issue 885).
+Decoding MP3 and Ogg from the start keeps a crop equal to that part of the whole: MP3 borrows bits from earlier frames,
+and libsndfile's seek in Vorbis may be a block off (libsndfile issue 885). A crop of AAC starts at the right sample, too;
+only the noise that the codec puts in the place of noise-like bands is drawn from a generator that starts anew.
 The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
 """
 
@@ -34,6 +35,8 @@ _ZERO_CROSSINGS = 10
 # Writers to a pipe, who cannot go back to fill in the size, leave at least this in a WAV header.
 _UNKNOWN_SIZE = 0x7FFFF000
 _CUT_SHORT = re.compile(r"^\s*(?:data|SSND)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+# Samples decoded before an AAC crop. A frame overlaps with the one before: two frames of the longest kind, 2048.
+_RUN_UP = 4096
 # FFmpeg's other demuxers read playlists and scripts, which may point to other files and hosts.
 _FFMPEG_FORMATS = "aac,flac,mov,mp3,matroska,webm,ogg"
 # FFmpeg's names, without the "p" that follows where every channel has a plane of its own.
@@ -77,7 +80,7 @@ def load_crop(path, position, samples):
     """Decodes a crop, reading as little of the file as its codec allows.
 
     The crop starts at floor(position · (n − samples + 1)) of the recording's n samples and equals that part
-    of `load(path)`. A recording shorter than the crop is repeated (np.resize). A silent crop (no sample
+    of `load(path)` (AAC: but for the noise it substitutes, see above). A recording shorter than the crop is repeated (np.resize). A silent crop (no sample
     reaches `SILENCE`) of a recording with sound is moved: it starts at the next audible sample or, where the
     rest of the recording is silent, at its first one; and no later than n − samples.
 
@@ -332,7 +335,8 @@ class _FFmpeg:
             # Elsewhere the duration is an estimate, in milliseconds or (Opus) counts the encoder's delay.
             self.frames = None
             names = self._container.format.name.split(",")
-            exact = "mp4" in names or ("ogg" in names and self._codec.name == "vorbis")
+            self._seeks = "mp4" in names
+            exact = self._seeks or ("ogg" in names and self._codec.name == "vorbis")
             if exact and stream.duration is not None:
                 self.frames = round(stream.duration * stream.time_base * self.rate)
         except Exception:
@@ -346,14 +350,22 @@ class _FFmpeg:
         """Source samples [start, stop), or to the end; float32 (stop − start,)."""
         pieces = []
         decoded = 0
+        if self._seeks and start > _RUN_UP:
+            self._container.seek(int((start - _RUN_UP) / self.rate / self._stream.time_base), stream=self._stream)
+            decoded = None  # the first frame says where it lies
         for packet in self._container.demux(self._stream):
             for frame in self._codec.decode(packet):
+                if decoded is None:
+                    decoded = round(frame.pts * frame.time_base * self.rate)
+                    if decoded > start:
+                        raise AudioError(self._path, f"its index leads to sample {decoded} instead of {start}")
                 position, decoded = decoded, decoded + frame.samples
                 if decoded > start:
                     used = slice(max(0, start - position), None if stop is None else max(0, stop - position))
                     pieces.append(self._channels(frame)[:, used])
             if stop is not None and decoded >= stop:
                 break
+        decoded = decoded or 0
         if self.frames is not None and decoded < stop:
             # An edit list counts in milliseconds: rounded up, it ends that much after the last sample.
             if not pieces or decoded < stop - self.rate / 1000:
