@@ -19,12 +19,13 @@ help:
 # Installs again when a requirements file is newer than the last installation.
 $(VENV)/runtime: requirements.txt
 	@test -n "$(PYTHON)" || { echo "No suitable Python found (tried: $(PYTHONS)). vggvox_tf needs Python 3.10, 3.11 or" \
-	"3.12, the versions that TensorFlow 2.17.1 and tensorflow-io 0.37.1 are built for. Install one, or name it:" \
+	"3.12, the versions that TensorFlow 2.17.1 and Keras 3.10 are built for. Install one, or name it:" \
 	"make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) or sys.exit("Python %d.%d does not do: vggvox_tf \
-	needs Python 3.10, 3.11 or 3.12, the versions that TensorFlow 2.17.1 and tensorflow-io 0.37.1 are built for." \
+	needs Python 3.10, 3.11 or 3.12, the versions that TensorFlow 2.17.1 and Keras 3.10 are built for." \
 	% sys.version_info[:2])'
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing what requirements.txt names into $(VENV) (2 GB, a few minutes)"
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

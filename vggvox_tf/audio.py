@@ -6,9 +6,9 @@ One decoder per container, chosen by `python -m tools.benchmark decoders`:
 - m4a/AAC: PyAV, which bundles FFmpeg, seeking to a few frames before the crop.
 - Ogg: PyAV from the start. So too MP3 and FLAC that state no length.
 
-Decoding MP3 and Ogg from the start keeps a crop equal to that part of the whole: MP3 borrows bits from earlier frames,
-and libsndfile's seek in Vorbis may be a block off (libsndfile issue 885). A crop of AAC starts at the right sample, too;
-only the noise that the codec puts in the place of noise-like bands is drawn from a generator that starts anew.
+Decoding MP3 and Ogg from the start keeps a crop equal to that part of the whole: MP3 borrows bits from earlier
+frames, and libsndfile's seek in Vorbis may be a block off (libsndfile issue 885). A crop of AAC starts at the right
+sample, too; only the noise that the codec puts in the place of noise-like bands is drawn anew after a seek.
 The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
 """
 
@@ -80,9 +80,9 @@ def load_crop(path, position, samples):
     """Decodes a crop, reading as little of the file as its codec allows.
 
     The crop starts at floor(position · (n − samples + 1)) of the recording's n samples and equals that part
-    of `load(path)` (AAC: but for the noise it substitutes, see above). A recording shorter than the crop is repeated (np.resize). A silent crop (no sample
-    reaches `SILENCE`) of a recording with sound is moved: it starts at the next audible sample or, where the
-    rest of the recording is silent, at its first one; and no later than n − samples.
+    of `load(path)` (AAC: but for the noise it substitutes, see above). A recording shorter than the crop is repeated
+    (np.resize). A silent crop (no sample reaches `SILENCE`) of a recording with sound is moved: it starts at the next
+    audible sample or, where the rest of the recording is silent, at its first one; and no later than n − samples.
 
     Args:
       path: file name as str, bytes or os.PathLike.
