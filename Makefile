@@ -46,6 +46,7 @@ test: $(VENV)/development
 
 lint: $(VENV)/development
 	$(RUN) ruff check .
+	$(RUN) ruff format --check .
 
 tensorboard: $(VENV)/runtime
 	$(RUN) tensorboard.main --logdir=runs --host=localhost

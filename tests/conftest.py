@@ -33,8 +33,6 @@ def tiny_corpus(tmp_path_factory):
                 soundfile.write(folder / f"{index}.wav", wave, 16_000)
                 names.setdefault(speaker, []).append(f"s{speaker}/{session}/{index}.wav")
     targets = [f"1 {own[i]} {own[3 + i]}" for own in names.values() for i in range(3)]
-    others = [
-        f"0 {names[a][i]} {names[b][i]}" for a in names for b in names if a < b for i in range(6)
-    ]
+    others = [f"0 {names[a][i]} {names[b][i]}" for a in names for b in names if a < b for i in range(6)]
     (root / "trials.txt").write_text("\n".join(targets + others) + "\n")
     return root

@@ -92,9 +92,7 @@ class TestFolders:
         assert rows(subset) == [("84/121123/84-121123-0000.flac", "84", "121123")] and subset.genders == ["m"]
 
     def test_any_folder_per_speaker(self, tmp_path, caplog):
-        plant(
-            tmp_path, "bob/1.wav", "ann/2.ogg", "ann/1.mp3", "ann/day 1/cam/3.aac", "stray.wav", "notes.txt"
-        )
+        plant(tmp_path, "bob/1.wav", "ann/2.ogg", "ann/1.mp3", "ann/day 1/cam/3.aac", "stray.wav", "notes.txt")
         plant(tmp_path, "__MACOSX/bob/._1.wav", ".git/x/1.wav", "ann/.hidden.wav", "empty/readme.txt")
         corpus = read_corpus(tmp_path)
         assert rows(corpus) == [
@@ -172,9 +170,7 @@ class TestFolders:
     def test_meta_file_without_its_columns(self, tmp_path):
         plant(tmp_path, "id10270/a/1.wav")
         (tmp_path / "vox1_meta.csv").write_text("name,sex\n")
-        with pytest.raises(
-            CorpusError, match=r"expected the columns 'VoxCeleb1 ID'.*found \['name', 'sex'\]"
-        ):
+        with pytest.raises(CorpusError, match=r"expected the columns 'VoxCeleb1 ID'.*found \['name', 'sex'\]"):
             read_corpus(tmp_path)
 
 
@@ -332,9 +328,7 @@ class TestMakeManifest:
         """The paths stay relative to the corpus, so training has to be told where that is."""
         plant(tmp_path, "speech/ann/1.wav", "speech/bob/1.wav")
         result = self.run(f"--corpus={tmp_path}/speech", f"--output={tmp_path}/lists/m.tsv")
-        assert (
-            f"Use it as: --corpus={tmp_path}/lists/m.tsv --corpus_root={tmp_path}/speech\n" in result.stdout
-        )
+        assert f"Use it as: --corpus={tmp_path}/lists/m.tsv --corpus_root={tmp_path}/speech\n" in result.stdout
         assert rows(read_manifest(tmp_path / "lists/m.tsv")) == rows(read_corpus(tmp_path / "speech"))
 
     @pytest.mark.parametrize(

@@ -119,10 +119,7 @@ class TestFolder:
         ]  # fmt: skip
         assert (out / "LICENSE").read_text() == "MIT License\n"
         readme = (out / "README.md").read_text()
-        assert (
-            "tests new recordings of known speakers" in readme
-            and "1 recordings shorter than 3 seconds" in readme
-        )
+        assert "tests new recordings of known speakers" in readme and "1 recordings shorter than 3 seconds" in readme
         # Nothing of the archive's other members, inside or outside the folder.
         assert {path.name for path in out.iterdir() if path.is_dir()} == {"ann", "bob"}
         assert not (tmp_path / "data/escaped").exists()
@@ -133,9 +130,7 @@ class TestFolder:
         pieces = []
         for path, seconds in zip(corpus.paths, corpus.seconds, strict=True):
             samples, rate = soundfile.read(tmp_path / "demo" / path, dtype="int16")
-            assert (
-                rate == RATE and samples.ndim == 1 and len(samples) / RATE == pytest.approx(seconds, abs=1e-4)
-            )
+            assert rate == RATE and samples.ndim == 1 and len(samples) / RATE == pytest.approx(seconds, abs=1e-4)
             if path.startswith(f"ann/{TRAINING_MEETING}/"):
                 pieces.append(samples)
         np.testing.assert_array_equal(np.concatenate(pieces), noise(8))

@@ -51,9 +51,7 @@ def test_confusion_by_hand():
     wrong; of the rejected 0.3, 0.3, 0.2, 0.1 the target 0.2 is wrong. Accuracy 6/8, precision 3/4, recall
     3/4, FPR 1/4."""
     counts = metrics.confusion(SCORES, LABELS, 0.5)
-    assert counts == metrics.Confusion(
-        true_positives=3, false_positives=1, true_negatives=3, false_negatives=1
-    )
+    assert counts == metrics.Confusion(true_positives=3, false_positives=1, true_negatives=3, false_negatives=1)
     assert (counts.accuracy, counts.precision, counts.recall) == (0.75, 0.75, 0.75)
     assert (counts.tpr, counts.fpr) == (0.75, 0.25)
 
@@ -131,9 +129,7 @@ def test_all_scores_equal():
     assert metrics.min_dcf([0.3] * 5, [1, 0, 0, 0, 0])[0] == 1.0
 
 
-@pytest.mark.parametrize(
-    ("scores", "rate", "area"), [([2, 1], 0.0, 1.0), ([1, 2], 1.0, 0.0), ([1, 1], 0.5, 0.5)]
-)
+@pytest.mark.parametrize(("scores", "rate", "area"), [([2, 1], 0.0, 1.0), ([1, 2], 1.0, 0.0), ([1, 1], 0.5, 0.5)])
 def test_one_trial_of_each(scores, rate, area):
     """Target and non-target: right order, wrong order, tie."""
     assert metrics.eer(scores, [1, 0])[0] == rate
@@ -214,9 +210,7 @@ def test_min_dcf_is_the_least_cost_and_its_threshold_has_it(seed):
     assert metrics.det_cost(1 - counts.tpr, counts.fpr, p_target=0.05) / 0.05 == pytest.approx(cost)
 
 
-@pytest.mark.parametrize(
-    "transform", [np.exp, np.arctan, lambda s: 3 * s - 7], ids=["exp", "arctan", "affine"]
-)
+@pytest.mark.parametrize("transform", [np.exp, np.arctan, lambda s: 3 * s - 7], ids=["exp", "arctan", "affine"])
 def test_only_the_order_of_scores_counts(transform):
     """A strictly rising function of the scores changes no rate, only thresholds."""
     scores, labels = random_trials(1)

@@ -61,17 +61,13 @@ def test_one_column_has_no_header(tmp_path):
 def test_metadata_values_that_the_page_would_misread(tmp_path):
     """Tabs and line breaks would shift cells and rows; an empty label may make a blank line, which is
     skipped."""
-    projector.export(
-        tmp_path, "a", EMBEDDINGS, {"speaker": ["A\tnn", "", "B\r\nob"], "gender": ["f", "", "m"]}
-    )
+    projector.export(tmp_path, "a", EMBEDDINGS, {"speaker": ["A\tnn", "", "B\r\nob"], "gender": ["f", "", "m"]})
     assert (tmp_path / "metadata.tsv").read_text() == "speaker\tgender\nA nn\tf\n?\t\nB  ob\tm\n"
 
 
 def test_labels_that_are_all_numbers(tmp_path):
     """A column of numbers cannot be the label: another column would be shown in its place."""
-    projector.export(
-        tmp_path, "a", EMBEDDINGS, {"speaker": ["1089", "0121", "1089"], "seconds": ["3", "4", "5"]}
-    )
+    projector.export(tmp_path, "a", EMBEDDINGS, {"speaker": ["1089", "0121", "1089"], "seconds": ["3", "4", "5"]})
     lines = (tmp_path / "metadata.tsv").read_text().splitlines()
     assert lines == ["speaker\tseconds", "speaker 1089\t3", "speaker 0121\t4", "speaker 1089\t5"]
 

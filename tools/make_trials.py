@@ -18,22 +18,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     # Not at import: tests import this beside other modules with flags of the same names.
-    flags.DEFINE_string(
-        "corpus", None, "Recordings to test on: a manifest (.tsv), or a folder with one per speaker."
-    )
-    flags.DEFINE_string(
-        "corpus_root", None, "Folder the manifest's paths start from; default: the manifest's own."
-    )
+    flags.DEFINE_string("corpus", None, "Recordings to test on: a manifest (.tsv), or a folder with one per speaker.")
+    flags.DEFINE_string("corpus_root", None, "Folder the manifest's paths start from; default: the manifest's own.")
     flags.DEFINE_string("output", None, "Trial list to write.")
-    flags.DEFINE_integer(
-        "targets", 5000, "Target trials (the same speaker); 0: every pair there is.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "nontargets", 5000, "Non-target trials (two speakers); 0: every pair there is.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of the draw: the same corpus and seed give the same list.", lower_bound=0
-    )
+    flags.DEFINE_integer("targets", 5000, "Target trials (the same speaker); 0: every pair there is.", lower_bound=0)
+    flags.DEFINE_integer("nontargets", 5000, "Non-target trials (two speakers); 0: every pair there is.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the draw: the same corpus and seed give the same list.", lower_bound=0)
     flags.DEFINE_float(
         "same_gender_share",
         None,
@@ -77,9 +67,7 @@ def main(argv: list[str]) -> None:
     nontargets = ~trials.labels
     same = sum(
         bool(gender_of[a]) and gender_of[a] == gender_of[b]
-        for a, b in zip(
-            trials.paths[trials.enrol[nontargets]], trials.paths[trials.test[nontargets]], strict=True
-        )
+        for a, b in zip(trials.paths[trials.enrol[nontargets]], trials.paths[trials.test[nontargets]], strict=True)
     )
     print(
         f"{output}: {int(trials.labels.sum()):,} target and {int(nontargets.sum()):,} non-target trials "

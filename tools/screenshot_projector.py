@@ -191,9 +191,7 @@ def screenshot(
         )
         chromium.get(f"{address}#projector")
         for _ in range(2):  # TensorBoard's frame for any plugin, and the projector's own
-            frames = _wait(
-                "the projector's page", timeout, lambda: chromium.find_elements(By.TAG_NAME, "iframe")
-            )
+            frames = _wait("the projector's page", timeout, lambda: chromium.find_elements(By.TAG_NAME, "iframe"))
             chromium.switch_to.frame(frames[0])
 
         if not ask("return ['webgl2', 'webgl'].some(k => document.createElement('canvas').getContext(k))"):
@@ -223,9 +221,7 @@ def screenshot(
         points = switch("selectedTensor", tensor)
         rows = _rows(logdir, address, run, tensor)
         if points != str(min(rows, MAX_ROWS)):
-            raise ScreenshotError(
-                f"Expected {rows} points, the rows of {tensor!r}. The projector shows {points}."
-            )
+            raise ScreenshotError(f"Expected {rows} points, the rows of {tensor!r}. The projector shows {points}.")
 
         columns = ask("return data.colorOptions.filter(o => o.items?.length).map(o => o.name)")
         if color_by not in columns:
@@ -245,8 +241,7 @@ def screenshot(
             ask("projections.shadowRoot.querySelector('.pause-tsne').click()")
         # A view in three dimensions turns: back to where it started, so that two pictures can be compared.
         ask(
-            "const plot = projector.projectorScatterPlotAdapter.scatterPlot;"
-            "plot.resetZoom(); plot.stopOrbitAnimation()"
+            "const plot = projector.projectorScatterPlotAdapter.scatterPlot;plot.resetZoom(); plot.stopOrbitAnimation()"
         )
         chromium.execute_async_script(
             "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(arguments[0], 1000)))"
@@ -272,19 +267,13 @@ def screenshot(
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string(
-        "logdir", None, "Folder that TensorBoard opens: a run, or a folder of runs.", required=True
-    )
+    flags.DEFINE_string("logdir", None, "Folder that TensorBoard opens: a run, or a folder of runs.", required=True)
     flags.DEFINE_string("output", "projector.png", "The PNG to write, 1400 × 900 pixels.")
     flags.DEFINE_string("run", None, "Run to show; the projector's first if not given.")
     flags.DEFINE_string("tensor", None, "Title of the tensor to show; the newest if not given.")
     flags.DEFINE_string("color_by", "speaker", "Column of the metadata that colours the points.")
-    flags.DEFINE_enum(
-        "dimensions", "2", ["2", "3"], "Dimensions of the layout; the projector itself opens with 3."
-    )
-    flags.DEFINE_bool(
-        "labels", False, "Write every point's label instead of a dot; for a hundred points or so."
-    )
+    flags.DEFINE_enum("dimensions", "2", ["2", "3"], "Dimensions of the layout; the projector itself opens with 3.")
+    flags.DEFINE_bool("labels", False, "Write every point's label instead of a dot; for a hundred points or so.")
     flags.DEFINE_integer(
         "tsne_iterations", 0, "Iterations of t-SNE before the picture; 0 shows the PCA.", lower_bound=0
     )

@@ -174,9 +174,7 @@ def read_manifest(path: str | os.PathLike, root: str | os.PathLike | None = None
                 genders.append("")
             if gender and gender != genders[speaker_id]:
                 if gender not in ("m", "f"):
-                    raise CorpusError(
-                        f"{path}, line {number}: expected gender m, f or empty, found {gender!r}"
-                    )
+                    raise CorpusError(f"{path}, line {number}: expected gender m, f or empty, found {gender!r}")
                 if genders[speaker_id]:
                     raise CorpusError(
                         f"{path}, line {number}: gender of speaker {speaker} is {gender!r} here and "
@@ -300,9 +298,7 @@ def _read_folder(folder: Path, root: Path, progress: Callable[[int], None] | Non
     if not paths:
         raise CorpusError(f"No audio files below {folder}. {LAYOUTS}")
     if loose:
-        _log.warning(
-            "%s: ignored %d audio files in no speaker's folder: %s", folder, len(loose), _some(loose)
-        )
+        _log.warning("%s: ignored %d audio files in no speaker's folder: %s", folder, len(loose), _some(loose))
     if all(_SUBSET.fullmatch(name) for name in speaker_ids):
         raise CorpusError(
             f"{folder}: audio files lie directly in {_some(sorted(speaker_ids))}, with no folder per "

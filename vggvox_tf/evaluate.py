@@ -47,9 +47,7 @@ def main(_):
     trials = read_trials(FLAGS.trials, FLAGS.trials_root)
     trials.check_files()
     start = time.monotonic()
-    embeddings = scoring.embed(
-        encoder, trials.root, trials.paths, FLAGS.batch_size, show_progress(len(trials.paths))
-    )
+    embeddings = scoring.embed(encoder, trials.root, trials.paths, FLAGS.batch_size, show_progress(len(trials.paths)))
     seconds = time.monotonic() - start
     scores = scoring.score(trials, embeddings, FLAGS.distance)
     trained_on = training_speakers(FLAGS.encoder)

@@ -89,9 +89,7 @@ class Spectrogram(keras.layers.Layer):
 
     def call(self, waveforms):
         minimum = samples_for(self.minimum_frames)
-        message = (
-            f"this encoder needs at least {minimum} samples ({minimum / SAMPLE_RATE:.2f} s at 16 kHz) of audio"
-        )
+        message = f"this encoder needs at least {minimum} samples ({minimum / SAMPLE_RATE:.2f} s at 16 kHz) of audio"
         if waveforms.shape[1] is not None and waveforms.shape[1] < minimum:
             raise ValueError(f"{message}, received {waveforms.shape[1]}")
         checks = [tf.debugging.assert_greater_equal(tf.shape(waveforms)[1], minimum, message=message)]

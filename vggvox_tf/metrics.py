@@ -114,9 +114,7 @@ def _checked(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
             "flatten them with .ravel()."
         )
     if len(scores) != len(labels):
-        raise ValueError(
-            f"Expected one label per score. Received {len(scores)} scores and {len(labels)} labels."
-        )
+        raise ValueError(f"Expected one label per score. Received {len(scores)} scores and {len(labels)} labels.")
     if not len(scores):
         raise ValueError("Expected at least one target and one non-target trial. Received no trials at all.")
     if scores.dtype.kind not in "fiu":

@@ -1,6 +1,6 @@
 """The input pipeline: step numbers → utterance indices → decoded crops → batches of waveforms, by tf.data.
 
-    step n ──sampler──► indices (N,) ──audio.load_crop, in parallel──► waveforms (N, samples), speaker ids (N,)
+step n ──sampler──► indices (N,) ──audio.load_crop, in parallel──► waveforms (N, samples), speaker ids (N,)
 """
 
 import threading

@@ -151,8 +151,7 @@ def _metadata_table(metadata: Mapping[str, Sequence[str]], rows: int) -> str:
     for column, values in metadata.items():
         if len(values) != rows:
             raise ValueError(
-                f"Expected {rows} values of metadata, one per embedding. Received {len(values)} in column "
-                f"{column!r}."
+                f"Expected {rows} values of metadata, one per embedding. Received {len(values)} in column {column!r}."
             )
         columns[str(column).translate(spaces)] = [str(value).translate(spaces) for value in values]
     label, values = next(iter(columns.items()))
@@ -208,9 +207,7 @@ def _with_tensor(
     result = ProjectorConfig()
     result.CopyFrom(config)
     del result.embeddings[:]
-    result.embeddings.add(
-        tensor_name=NEWEST + title, tensor_path=path, tensor_shape=shape, metadata_path=METADATA_NAME
-    )
+    result.embeddings.add(tensor_name=NEWEST + title, tensor_path=path, tensor_shape=shape, metadata_path=METADATA_NAME)
     for entry in config.embeddings:
         if entry.tensor_path == path or (entry.tensor_path and not (folder / entry.tensor_path).exists()):
             continue

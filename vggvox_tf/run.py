@@ -1,13 +1,13 @@
 """A run folder: everything of one training run, enough to repeat it, resume it and use its encoder.
 
-    flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg --run=NEW`
-    starts.jsonl           one line a start: time, git revision, versions of Python and the packages, device
-    speakers.txt           the training speakers, one a line
-    log.txt                what the run said, bad recordings among it
-    history.csv            one row an epoch
-    train/, validation/    TensorBoard event files; the projector's files lie in validation/
-    checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
-    encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
+flags.cfg              the flags that made the run: `python -m vggvox_tf.train --flagfile=RUN/flags.cfg --run=NEW`
+starts.jsonl           one line a start: time, git revision, versions of Python and the packages, device
+speakers.txt           the training speakers, one a line
+log.txt                what the run said, bad recordings among it
+history.csv            one row an epoch
+train/, validation/    TensorBoard event files; the projector's files lie in validation/
+checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
+encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
 """
 
 import csv

@@ -110,8 +110,7 @@ class PairSampler:
         random = generator(self.seed, DRAWS, step)
         passes, places = np.divmod(step * self.pairs + np.arange(self.pairs), self.speakers)
         speakers = [
-            permutation(self.seed, int(n), self.speakers)[place]
-            for n, place in zip(passes, places, strict=True)
+            permutation(self.seed, int(n), self.speakers)[place] for n, place in zip(passes, places, strict=True)
         ]
         random.shuffle(speakers)  # so that which speakers are positive does not depend on their place in the pass
         pairs = [self.draw(random, speaker, 2) for speaker in speakers[: self.positives]]

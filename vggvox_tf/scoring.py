@@ -99,9 +99,7 @@ def embed(encoder, root, paths, batch_size=32, progress=None):
                 progress(done)
     if errors:
         first = errors[min(errors)]
-        raise audio.AudioError(
-            first.path, f"{first.reason} ({len(errors)} of {len(paths)} recordings cannot be used)"
-        )
+        raise audio.AudioError(first.path, f"{first.reason} ({len(errors)} of {len(paths)} recordings cannot be used)")
     return embeddings
 
 

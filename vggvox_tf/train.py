@@ -43,9 +43,7 @@ flags.DEFINE_integer("steps_per_epoch", 0, "Steps in an epoch; 0: as many as the
 flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum, or Adam.")
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", 0.0, 1.0)
 flags.DEFINE_float("learning_rate", 1e-2, "Learning rate at the first step.", 1e-12)
-flags.DEFINE_float(
-    "final_learning_rate", 1e-5, "Learning rate at the last step; log-linear from the first.", 1e-12
-)
+flags.DEFINE_float("final_learning_rate", 1e-5, "Learning rate at the last step; log-linear from the first.", 1e-12)
 flags.DEFINE_float(
     "weight_decay",
     0.0,

@@ -117,9 +117,7 @@ def read_trials(path: str | os.PathLike, root: str | os.PathLike | None = None) 
     names = np.empty(len(utterances), object)
     names[:] = list(utterances)
     sides = np.asarray(pairs, np.int64).reshape(-1, 2)  # (M, 2)
-    return _build(
-        Path(root) if root is not None else path.parent, names, sides, np.frombuffer(labels, np.uint8) == 1
-    )
+    return _build(Path(root) if root is not None else path.parent, names, sides, np.frombuffer(labels, np.uint8) == 1)
 
 
 def write_trials(trials: Trials, path: str | os.PathLike) -> None:
@@ -130,9 +128,7 @@ def write_trials(trials: Trials, path: str | os.PathLike) -> None:
             raise TrialError(f"A trial list cannot hold tabs or line breaks in names; rename {name!r}")
     names = trials.paths.tolist()
     with replacing(path) as file:
-        for label, enrol, test in zip(
-            trials.labels.tolist(), trials.enrol.tolist(), trials.test.tolist(), strict=True
-        ):
+        for label, enrol, test in zip(trials.labels.tolist(), trials.enrol.tolist(), trials.test.tolist(), strict=True):
             file.write(f"{int(label)}{separator}{names[enrol]}{separator}{names[test]}\n")
 
 
@@ -179,9 +175,7 @@ def make_trials(
     sides[swap] = sides[swap, ::-1]
     trials = _build(corpus.root, corpus.paths, sides, labels)
     order = np.lexsort((trials.test, trials.enrol))
-    return dataclasses.replace(
-        trials, enrol=trials.enrol[order], test=trials.test[order], labels=trials.labels[order]
-    )
+    return dataclasses.replace(trials, enrol=trials.enrol[order], test=trials.test[order], labels=trials.labels[order])
 
 
 class _Pairs:
@@ -215,9 +209,7 @@ def _block_ends(blocks: np.ndarray) -> np.ndarray:
     return np.repeat(ends, np.diff(np.append(0, ends)))
 
 
-def _target_pairs(
-    corpus: Corpus, wanted: int | None, cross_session_only: bool, rng: np.random.Generator
-) -> np.ndarray:
+def _target_pairs(corpus: Corpus, wanted: int | None, cross_session_only: bool, rng: np.random.Generator) -> np.ndarray:
     """(K, 2) int64 pairs of one speaker's utterances, as many from each speaker, as far as it has them."""
     cross = cross_session_only and any(corpus.session_names)
     pairs = _Pairs(corpus.speakers, corpus.sessions if cross else np.arange(len(corpus)))
@@ -229,11 +221,7 @@ def _target_pairs(
             f"Asked for {_count(wanted)} target trials; {pairs.count:,} distinct pairs exist"
             + (" that join two sessions of a speaker" if cross else "")
             + f" ({len(corpus):,} utterances, {len(available):,} speakers, {without:,} without a pair). "
-            + (
-                "Allow pairs within a session (--same_session), or ask for fewer"
-                if cross
-                else "Ask for fewer"
-            )
+            + ("Allow pairs within a session (--same_session), or ask for fewer" if cross else "Ask for fewer")
         )
     if without:
         only = "one session" if cross else "one utterance"
@@ -366,9 +354,7 @@ def _speaker_pairs(
     kept = len(speakers) if within else len(speakers) - max(0, 2 * largest - len(speakers))
     rounds = -(-wanted // kept)
     rounds = min(rounds, 1 + 4_000_000 // len(speakers))  # bounds the memory; the caller asks again
-    order = np.argsort(
-        ranks + rng.random((rounds, len(speakers))), axis=1
-    )  # (rounds, S) random inside groups
+    order = np.argsort(ranks + rng.random((rounds, len(speakers))), axis=1)  # (rounds, S) random inside groups
     if within:
         ends = np.cumsum(sizes)
         following = np.arange(1, len(speakers) + 1)

@@ -20,9 +20,7 @@ def conv_norm(x, filters, kernel, stride, padding, name, activation=True):
     """
     if padding:
         x = keras.layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
-    x = keras.layers.Conv2D(
-        filters, kernel, stride, use_bias=False, kernel_initializer="he_normal", name=name
-    )(x)
+    x = keras.layers.Conv2D(filters, kernel, stride, use_bias=False, kernel_initializer="he_normal", name=name)(x)
     return norm_relu(x, name, activation)
 
 

@@ -41,7 +41,5 @@ def vggm(spectrograms, width=1.0):
     # fc6 spans all frequencies and one time step. Its height follows the input: 9 for 512 rows, 4 for 257.
     x = conv_norm(x, scaled(4096, width), (x.shape[1], 1), 1, padding=0, name="fc6")  # (B, 1, T', 4096)
     x = keras.layers.GlobalAveragePooling2D(name="pool6")(x)  # (B, 4096)
-    x = keras.layers.Dense(
-        scaled(1024, width), use_bias=False, kernel_initializer="he_normal", name="fc7"
-    )(x)
+    x = keras.layers.Dense(scaled(1024, width), use_bias=False, kernel_initializer="he_normal", name="fc7")(x)
     return norm_relu(x, "fc7")
