@@ -29,15 +29,16 @@ flags.mark_flags_as_required(["encoder", "trials"])
 
 
 def show_progress(total):
-    """A progress callback that rewrites one line of a terminal, or else writes a line each tenth."""
-    last = [0]
+    """A progress callback that rewrites one line of a terminal, or else writes a line every ten seconds."""
+    last = time.monotonic()
 
     def progress(done):
+        nonlocal last
         if sys.stderr.isatty():
             print(f"\r{done:,} of {total:,} recordings embedded", end="" if done < total else "\n", file=sys.stderr)
-        elif done * 10 // total > last[0] * 10 // total:
+        elif time.monotonic() > last + 10:
+            last = time.monotonic()
             logging.info("%s of %s recordings embedded", f"{done:,}", f"{total:,}")
-        last[0] = done
 
     return progress
 
