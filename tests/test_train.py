@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,9 +10,11 @@ import time
 from pathlib import Path
 
 import absl.flags
+import av
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from conftest import voice
 
 from vggvox_tf import cli, scoring, train
 
@@ -137,13 +138,19 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_
 
 
 def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
-    """An m4a with no AAC in it, an empty wav and a text file that calls itself flac."""
+    """An m4a of which half has arrived, an empty wav and a text file that calls itself flac."""
     corpus = tmp_path / "corpus"
     for source in tiny_corpus.rglob("*.wav"):
         target = corpus / source.relative_to(tiny_corpus)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)
-    bad = {"s0/a/9.m4a": os.urandom(4000), "s1/a/9.wav": b"", "s2/b/9.flac": b"Dear diary,\n" * 100}
+    with av.open(str(tmp_path / "whole.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(voice(100, 2, seed=0)[np.newaxis], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    m4a = (tmp_path / "whole.m4a").read_bytes()
+    bad = {"s0/a/9.m4a": m4a[: len(m4a) // 2], "s1/a/9.wav": b"", "s2/b/9.flac": b"Dear diary,\n" * 100}
     for path, content in bad.items():
         (corpus / path).write_bytes(content)
     folder = tmp_path / "run"

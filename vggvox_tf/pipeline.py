@@ -48,6 +48,8 @@ class Recordings:
           position: where the crop lies, from 0 (the beginning of the recording) to just below 1 (its end).
         """
         while True:
+            if self.failure:  # another thread's: without it, this one would look for a good recording for ever
+                raise self.failure
             if index not in self.bad:
                 self._tried[index] = True
                 try:
