@@ -148,12 +148,6 @@ def test_m4a_length_within_a_millisecond_at_44100_hz(tmp_path, samples):
     assert len(audio.load(path)) == audio.num_samples(path)
 
 
-def test_max_seconds_reads_the_beginning(recordings):
-    for path in recordings.values():
-        np.testing.assert_array_equal(audio.load(path, max_seconds=1.5), audio.load(path)[:24000])
-        np.testing.assert_array_equal(audio.load(path, max_seconds=60), audio.load(path))
-
-
 @every_recording
 def test_num_samples_is_what_load_returns(recordings, recording):
     assert audio.num_samples(recordings[recording]) == len(audio.load(recordings[recording]))
@@ -441,11 +435,6 @@ def test_silent(tmp_path, container):
     level = 0.9e-4 if container in ("wav", "flac") else 0
     path = write(tmp_path / f"x.{container}", np.full((CROP * 2, 1), level, np.float32))
     assert_error(path, "silent")
-
-
-def test_silent_beginning(tmp_path):
-    soundfile.write(tmp_path / "x.wav", np.repeat([0, 0.5], 16000), 16000)
-    assert_error(tmp_path / "x.wav", "silent in its first 0.5 s", (lambda path: audio.load(path, 0.5),))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

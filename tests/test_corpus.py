@@ -289,14 +289,9 @@ class TestSelection:
         assert part.speakers.tolist() == part.sessions.tolist() == [0, 1] and part.genders == ["", ""]
         assert part.speakers.dtype == part.sessions.dtype == np.int32
 
-    def test_without_speakers(self, corpus):
-        assert corpus.without_speakers(["b"]).paths.tolist() == ["a/x/1.wav", "c/z/1.wav"]
-        with pytest.raises(CorpusError, match="1 speakers to leave out are not in the corpus: d"):
-            corpus.without_speakers(["a", "d"])
-
     def test_impossible_selections(self, corpus):
         with pytest.raises(CorpusError, match="No utterance is left"):
-            corpus.without_speakers(["a", "b", "c"])
+            corpus.select(np.zeros(4, bool))
         with pytest.raises(CorpusError, match=r"Expected a bool mask \(4,\), got int64 \(1,\)"):
             corpus.select(np.array([0]))
 

@@ -55,12 +55,11 @@ class AudioError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-def load(path, max_seconds=None):
+def load(path):
     """Decodes a recording.
 
     Args:
       path: file name as str, bytes or os.PathLike.
-      max_seconds: decode no more than this from the start; None for everything.
 
     Returns:
       float32 (n,), mono, 16 kHz, in [-1, 1]: channels averaged, overshoot clipped.
@@ -69,11 +68,8 @@ def load(path, max_seconds=None):
       AudioError: the file is missing, empty, cut short, unreadable, silent, or holds NaN or infinite samples.
     """
     path = os.fsdecode(path)
-    stop = None if max_seconds is None else math.ceil(max_seconds * SAMPLE_RATE)
     with _opened(path) as source:
-        waveform = _read(source, 0, stop)
-    extent = "" if stop is None or len(waveform) < stop else f" in its first {max_seconds} s"
-    return _with_sound(path, waveform, extent)
+        return _with_sound(path, _read(source, 0, None))
 
 
 def load_crop(path, position, samples):
@@ -149,11 +145,11 @@ def _peak(path, waveform):
     return peak
 
 
-def _with_sound(path, waveform, extent=""):
+def _with_sound(path, waveform):
     """Clipped; raises if it is silent."""
     peak = _peak(path, waveform)
     if peak < SILENCE:
-        raise AudioError(path, f"silent{extent}: no sample reaches {SILENCE} (-80 dBFS)")
+        raise AudioError(path, f"silent: no sample reaches {SILENCE} (-80 dBFS)")
     return _clipped(waveform, peak)
 
 

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -75,14 +75,6 @@ class Corpus:
             session_names=[self.session_names[s] for s in kept_sessions],
             genders=[self.genders[s] for s in kept_speakers],
         )
-
-    def without_speakers(self, names: Collection[str]) -> "Corpus":
-        """All but the named speakers. An unknown name is an error: misspelt, its speaker would stay in."""
-        unknown = sorted(set(names) - set(self.speaker_names))
-        if unknown:
-            raise CorpusError(f"{len(unknown)} speakers to leave out are not in the corpus: {_some(unknown)}")
-        left_out = [s for s, name in enumerate(self.speaker_names) if name in set(names)]
-        return self.select(~np.isin(self.speakers, left_out))
 
     def summary(self) -> str:
         """One line: speakers with genders, utterances, sessions, hours as far as known."""

@@ -174,8 +174,6 @@ def build_optimizer(steps):
 
 def main(_):
     check_flags()
-    run = Run(FLAGS.run, {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None})
-    run.keep_log()
     keras.utils.set_random_seed(FLAGS.seed)
     corpus = read_corpus(FLAGS.corpus, FLAGS.corpus_root)
     trials = None
@@ -197,6 +195,9 @@ def main(_):
         metrics=["accuracy"] if FLAGS.stage == "softmax" else None,
         jit_compile=False,
     )
+    # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
+    run = Run(FLAGS.run, {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None})
+    run.keep_log()
     if run.checkpoint:
         model.optimizer.build(model.trainable_variables)
         model.load_weights(run.checkpoint)
