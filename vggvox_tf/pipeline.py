@@ -3,6 +3,7 @@
 step n ──sampler──► indices (N,) ──audio.load_crop, in parallel──► waveforms (N, samples), speaker ids (N,)
 """
 
+import os
 import threading
 
 import numpy as np
@@ -100,6 +101,9 @@ def dataset(recordings, sampler, seed, first_step, last_step):
         return tf.ensure_shape(waveform, [recordings.samples]), tf.ensure_shape(speaker, [])
 
     batch_size = len(sampler(first_step))
+    options = tf.data.Options()
+    # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs.
+    options.threading.private_threadpool_size = os.cpu_count()
     return (
         tf.data.Dataset.range(first_step, last_step)
         .map(plan_op)
@@ -107,4 +111,5 @@ def dataset(recordings, sampler, seed, first_step, last_step):
         .map(crop_op, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
     )

@@ -249,4 +249,9 @@ def main(_):
 
 
 if __name__ == "__main__":
+    if not tf.config.list_physical_devices("GPU"):
+        # oneDNN sums a convolution's kernel gradient in another order when other operations take threads away from it,
+        # and a run would not give the same weights again. One operation at a time still uses every core. It has to be
+        # said before TensorFlow does anything else.
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     cli.start(main)
