@@ -16,9 +16,9 @@ FRAME_STEP = 160  # 10 ms
 FFT_LENGTHS = {512: 1024, 257: 512}
 
 # Added to the magnitude before the logarithm, so that bins between and below the speech do not vary as much as those
-# of the speech. In the demo corpus half of the magnitudes lie below 0.012 and 5 % above 0.55; rounding to 16 bits alone makes one of about
-# 2⁻¹⁵/√12 · √(Σw²) = 8.8e-6 · 12.6 = 1.1e-4. Of 1e-3, 1e-2 and 1e-1, 1e-2 gave the lowest EER on held-out speakers
-# (9.75, 9.25 and 10.20 % after 400 steps).
+# of the speech. In the demo corpus half of the magnitudes lie below 0.012 and 5 % above 0.55; rounding to 16 bits alone
+# makes one of about 2⁻¹⁵/√12 · √(Σw²) = 8.8e-6 · 12.6 = 1.1e-4. Of 1e-3, 1e-2 and 1e-1, 1e-2 gave the lowest EER on
+# held-out speakers (9.75, 9.25 and 10.20 % after 400 steps).
 LOG_OFFSET = 1e-2
 
 # A bin's standard deviation over time is taken to be at least this, so that a bin that never changes comes out

@@ -4,7 +4,7 @@ There is no shuffle buffer and no iterator state: a batch is computed from the n
 step n is exact, and each of several workers can compute its own part of the same order.
 
 A sampler is called with a step number and returns int64 utterance indices (N,) into the corpus. It costs O(N) a step
-whatever the size of the corpus, but for one permutation (36 ms for VoxCeleb2's 1,092,009 utterances) at the start of each pass.
+whatever the size of the corpus, but for one permutation at the start of each pass (36 ms for 1,092,009 utterances).
 
 NumPy's counter-based Philox generator gives each (seed, stream, step) random numbers of its own. TensorFlow's
 `index_shuffle` would spare the permutation, but is visibly uneven: over 20,000 seeds the first of nine elements landed
