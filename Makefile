@@ -37,8 +37,8 @@ quickstart: $(VENV)/runtime
 	$(RUN) tools.fetch_demo_corpus --output=data/demo
 	$(RUN) vggvox_tf.train --flagfile=configs/quickstart_softmax.cfg --run=$(RUNS)/softmax
 	$(RUN) vggvox_tf.train --flagfile=configs/quickstart_contrastive.cfg --init_from=$(RUNS)/softmax --run=$(RUNS)/contrastive
-	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/softmax/encoder.keras --trials=data/demo/trials.txt
-	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/contrastive/encoder.keras --trials=data/demo/trials.txt
+	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/softmax/encoder.keras --trials=data/demo/trials.txt --allow_training_speakers
+	$(RUN) vggvox_tf.evaluate --encoder=$(RUNS)/contrastive/encoder.keras --trials=data/demo/trials.txt --allow_training_speakers
 	$(RUN) tools.quickstart_summary $(RUNS)
 
 test: $(VENV)/development

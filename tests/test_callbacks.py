@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vggvox_tf import callbacks, metrics, projector, scoring
+from vggvox_tf import callbacks, metrics, projector
 from vggvox_tf.run import Run
 from vggvox_tf.trials import read_trials
 
@@ -24,7 +24,8 @@ def test_trial_evaluation_by_hand(trials, monkeypatch):
     """
     angles = np.radians([0, 60, 90, 90])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    monkeypatch.setattr(scoring, "embed", lambda *_: 3 * vectors)
+    encoder = SimpleNamespace(embed_files=lambda *_, **__: 3 * vectors)
+    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda model: encoder)
     evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0, batch_size=4)
     logs = {"loss": 1.0}
     evaluation.on_epoch_end(0, logs)

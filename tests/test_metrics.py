@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
+from sklearn.isotonic import IsotonicRegression
 
 from vggvox_tf import metrics
 
@@ -53,7 +54,7 @@ def test_confusion_by_hand():
     counts = metrics.confusion(SCORES, LABELS, 0.5)
     assert counts == metrics.Confusion(true_positives=3, false_positives=1, true_negatives=3, false_negatives=1)
     assert (counts.accuracy, counts.precision, counts.recall) == (0.75, 0.75, 0.75)
-    assert (counts.tpr, counts.fpr) == (0.75, 0.25)
+    assert (counts.tpr, counts.miss_rate, counts.fpr) == (0.75, 0.25, 0.25)
 
 
 def test_confusion_accepts_nothing_or_everything():
@@ -204,10 +205,10 @@ def test_min_dcf_is_the_least_cost_and_its_threshold_has_it(seed):
     costs = []
     for at in [*np.unique(scores), np.inf]:
         counts = metrics.confusion(scores, labels, at)
-        costs.append(metrics.det_cost(1 - counts.tpr, counts.fpr, p_target=0.05) / 0.05)
+        costs.append(metrics.det_cost(counts.miss_rate, counts.fpr, p_target=0.05) / 0.05)
     assert cost == pytest.approx(min(costs))
     counts = metrics.confusion(scores, labels, threshold)
-    assert metrics.det_cost(1 - counts.tpr, counts.fpr, p_target=0.05) / 0.05 == pytest.approx(cost)
+    assert metrics.det_cost(counts.miss_rate, counts.fpr, p_target=0.05) / 0.05 == pytest.approx(cost)
 
 
 @pytest.mark.parametrize("transform", [np.exp, np.arctan, lambda s: 3 * s - 7], ids=["exp", "arctan", "affine"])
@@ -215,8 +216,12 @@ def test_only_the_order_of_scores_counts(transform):
     """A strictly rising function of the scores changes no rate, only thresholds."""
     scores, labels = random_trials(1)
     before, after = metrics.summary(scores, labels), metrics.summary(transform(scores), labels)
-    for key in ("eer", "auc", "min_dcf", "accuracy", "tpr", "fpr"):
+    for key in ("eer", "auc", "min_cllr"):
         assert after[key] == before[key], key
+    for costs in zip(after["detection_costs"], before["detection_costs"], strict=True):
+        assert costs[0]["min_dcf"] == costs[1]["min_dcf"]
+    for name, point in before["operating_points"].items():
+        assert after["operating_points"][name] | {"threshold": 0} == point | {"threshold": 0}
     np.testing.assert_array_equal(metrics.roc(transform(scores), labels).fpr, metrics.roc(scores, labels).fpr)
 
 
@@ -247,7 +252,7 @@ def test_order_of_trials_and_types_do_not_count():
 )
 @pytest.mark.parametrize(
     "function",
-    [metrics.roc, metrics.auc, metrics.eer, metrics.min_dcf, metrics.summary],
+    [metrics.roc, metrics.auc, metrics.eer, metrics.min_dcf, metrics.min_cllr, metrics.summary],
     ids=lambda f: f.__name__,
 )
 def test_bad_trials_are_named(function, scores, labels, message):
@@ -255,6 +260,8 @@ def test_bad_trials_are_named(function, scores, labels, message):
         function(scores, labels)
     with pytest.raises(ValueError, match=message):
         metrics.confusion(scores, labels, 0.5)
+    with pytest.raises(ValueError, match=message):
+        metrics.eer_interval(scores, labels, [0] * len(scores), [0] * len(scores))
 
 
 @pytest.mark.parametrize("bad", [{"p_target": 0}, {"p_target": 1}, {"c_miss": 0}, {"c_fa": float("inf")}])
@@ -263,42 +270,210 @@ def test_bad_costs_are_named(bad):
         metrics.min_dcf(SCORES, LABELS, **bad)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_weighted_eer_is_that_of_repeated_trials(seed):
+    """A resample in which speaker s is drawn w_s times has the EER of a list in which every target trial of s
+    stands w_s times and every non-target trial of s and t w_s·w_t times. One resample is its own interval."""
+    scores, labels = random_trials(seed, trials=60 + seed, levels=3 + seed)
+    rng = np.random.default_rng(seed)
+    enrol = rng.integers(7, size=len(scores))
+    test = np.where(labels, enrol, (enrol + rng.integers(1, 7, size=len(scores))) % 7)
+    drawn = np.bincount(np.random.default_rng(seed).integers(7, size=7), minlength=7)  # as eer_interval draws
+    repeats = np.where(labels, drawn[enrol], drawn[enrol] * drawn[test])
+    expected = float(exact_eer(np.repeat(scores, repeats), np.repeat(labels, repeats)))
+    low, high = metrics.eer_interval(scores, labels, enrol, test, resamples=1, seed=seed)
+    assert low == high == pytest.approx(expected, abs=1e-14)
+
+
+def verification_list(speakers, seed=0):
+    """Every speaker's 10 target trials and 10 non-target trials with others; some speakers are easier."""
+    rng = np.random.default_rng(seed)
+    enrol = np.repeat(np.arange(speakers), 20)
+    labels = np.tile(np.arange(20) < 10, speakers)
+    test = np.where(labels, enrol, (enrol + rng.integers(1, speakers, size=len(enrol))) % speakers)
+    ease = rng.normal(size=speakers)
+    scores = rng.normal(size=len(enrol)) + labels * (2.5 + ease[enrol])
+    return scores, labels, enrol, test
+
+
+def test_eer_interval_holds_the_eer_and_widens_with_fewer_speakers():
+    widths = []
+    for speakers in (100, 20, 5):
+        trials = verification_list(speakers)
+        low, high = metrics.eer_interval(*trials, resamples=300)
+        assert 0 <= low < metrics.eer(*trials[:2])[0] < high <= 1
+        widths.append(high - low)
+    assert widths == sorted(widths)
+
+
+def test_eer_interval_repeats_and_narrows_with_confidence():
+    """The same seed draws the same speakers; what they are called, how the trials are ordered and which side is
+    which does not count."""
+    scores, labels, enrol, test = verification_list(20)
+    expected = metrics.eer_interval(scores, labels, enrol, test, resamples=100)
+    order = np.random.default_rng(0).permutation(len(scores))
+    sides = 10 * test[order] - 7, 10 * enrol[order] - 7
+    assert metrics.eer_interval(scores[order], labels[order], *sides, resamples=100) == expected
+    assert metrics.eer_interval(scores, labels, enrol, test, resamples=100, seed=1) != expected
+    low, high = metrics.eer_interval(scores, labels, enrol, test, confidence=0.5, resamples=100)
+    assert expected[0] < low < high < expected[1]
+
+
+def test_eer_interval_draws_speakers_not_trials():
+    """All errors come from speaker 0, who is not drawn with probability (9/10)^10 = 35 %: then the EER is 0. A
+    draw of trials would all but never miss all of the 10 wrong trials out of 200: (1 − 10/200)^200 = 0.003 %."""
+    _, labels, enrol, test = verification_list(10)
+    scores = np.where(labels, np.where(enrol == 0, -1, 1), 0)
+    low, high = metrics.eer_interval(scores, labels, enrol, test)
+    assert metrics.eer(scores, labels)[0] > 0
+    assert low == 0 and high > 0
+
+
+def test_eer_interval_draws_again_what_lacks_a_kind():
+    """Targets of speaker 0 only, non-targets of 1 and 2 only: the one draw that has both is the list itself."""
+    scores, labels, enrol, test = [3, 1, 2, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 2, 2]
+    assert metrics.eer_interval(scores, labels, enrol, test, resamples=50) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_speakers": [1, 1, 2, 3]}, r"trial 0 a target trial of speakers 0 and 1 \(1 such"),
+        ({"test_speakers": [0, 1, 2, 2]}, r"trial 3 a non-target trial of speakers 2 and 2 \(1 such"),
+        ({"test_speakers": [0, 1, 2]}, r"test_speakers.*\(4,\).*Received int64 \(3,\)"),
+        ({"enrol_speakers": ["a", "b", "a", "b"]}, "enrol_speakers.*integer"),
+        ({"enrol_speakers": [0, 1, 0, 1], "test_speakers": [0, 1, 1, 0]}, "at least 3 speakers"),
+        ({"confidence": 1}, "confidence"),
+        ({"resamples": 0}, "resamples"),
+    ],
+)
+def test_bad_arguments_of_eer_interval_are_named(changes, message):
+    arguments = {"enrol_speakers": [0, 1, 0, 2], "test_speakers": [0, 1, 2, 3]} | changes
+    with pytest.raises(ValueError, match=message):
+        metrics.eer_interval([4, 3, 2, 1], [1, 1, 0, 0], **arguments)
+
+
+def test_cllr_by_hand():
+    """llr = 0 costs log2(1 + 1) = 1 bit on either side. A target at llr ln 3 costs log2(4/3), at −ln 3 log2(4) = 2;
+    a non-target at −ln 7 log2(8/7): ½ · [(log2(4/3) + 2) / 2 + log2(8/7)]."""
+    assert metrics.cllr([0, 0, 0], [1, 0, 0]) == pytest.approx(1, abs=1e-15)
+    expected = ((np.log2(4 / 3) + 2) / 2 + np.log2(8 / 7)) / 2
+    assert metrics.cllr(np.log([3, 1 / 3, 1 / 7]), [1, 1, 0]) == pytest.approx(expected, abs=1e-15)
+
+
+def test_cllr_of_certainty():
+    """e^1000 overflows, the cost of an error at llr 1000 does not: 1000 / ln 2 bits. Certainty is free where it is
+    right and infinitely dear where it is wrong; NaN is refused."""
+    assert metrics.cllr([1000, -1000], [1, 0]) == 0
+    assert metrics.cllr([-1000, 1000], [1, 0]) == pytest.approx(1000 / np.log(2))
+    assert metrics.cllr([np.inf, -np.inf], [1, 0]) == 0
+    assert metrics.cllr([np.inf, np.inf], [1, 0]) == np.inf
+    with pytest.raises(ValueError, match=r"1 that are NaN.*trial 1"):
+        metrics.cllr([np.inf, np.nan, 0], [1, 0, 0])
+    with pytest.raises(ValueError, match="no target"):
+        metrics.cllr([0, 0], [0, 0])
+
+
+def test_min_cllr_by_hand():
+    """Worked example, scores falling, targets/trials: 0.9: 1/1; 0.7: 1/2; 0.5: 1/1; 0.3: 0/2; 0.2: 1/1; 0.1: 0/1.
+    Pooled where they rise: 1/1; {0.7, 0.5}: 2/3; {0.3, 0.2}: 1/3; 0/1. With even priors the likelihood ratios are
+    inf, 2, 1/2 and 0. Targets cost 0, 2 · log2(3/2) and log2(3), non-targets log2(3), 2 · log2(3/2) and 0: mean
+    (2 · log2(3/2) + log2(3)) / 4 on either side."""
+    expected = (2 * np.log2(1.5) + np.log2(3)) / 4
+    assert metrics.min_cllr(SCORES, LABELS) == pytest.approx(expected, abs=1e-15)
+
+
+def test_min_cllr_at_its_ends():
+    """Perfect separation can be made certain; equal and reversed scores say nothing."""
+    assert metrics.min_cllr([4, 3, 2, 1, 0], [1, 1, 0, 0, 0]) == 0
+    assert metrics.min_cllr([0.3] * 5, [1, 0, 0, 0, 0]) == pytest.approx(1, abs=1e-15)
+    assert metrics.min_cllr([1, 2, 3], [1, 0, 0]) == pytest.approx(1, abs=1e-15)
+    assert metrics.min_cllr([2, 1], [1, 0]) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_min_cllr_agrees_with_scikit_learn(seed):
+    """Isotonic posteriors there, their prior odds removed, and `cllr` of what is left."""
+    scores, labels = random_trials(seed, levels=3 + 5 * seed)
+    posteriors = IsotonicRegression().fit_transform(scores, labels.astype(float)).clip(0, 1)
+    with np.errstate(divide="ignore"):
+        llrs = np.log(posteriors) - np.log1p(-posteriors) - np.log(labels.sum() / (~labels).sum())
+    best = metrics.min_cllr(scores, labels)
+    assert best == pytest.approx(metrics.cllr(llrs, labels), abs=1e-12)
+    assert best <= metrics.cllr(scores, labels)
+
+
 def test_summary_is_json_of_the_worked_example():
-    """At the EER threshold 0.4 the confusion is that of 0.5: 3 of 4 right on both sides."""
-    summary = metrics.summary(SCORES, LABELS)
+    """At the EER threshold 0.4 the confusion is that of 0.5: 3 of 4 right on both sides. For both priors the least
+    cost is that of point 0.9, P_miss = 3/4 without false alarms, 3/4 of the prior: precision 1, recall 1/4, 5 of 8
+    right. At a chosen 0.15 one non-target is rejected: 4 + 1 of 8 right, precision 4/7."""
+    summary = metrics.summary(SCORES, LABELS, threshold=0.15)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert {type(value) for value in summary.values()} == {int, float}
-    assert summary == pytest.approx({
+    flat = {key: value for key, value in summary.items() if key not in ("detection_costs", "operating_points")}
+    assert flat == pytest.approx({
         "trials": 8, "targets": 4, "nontargets": 4, "eer": 0.25, "eer_threshold": 0.4, "auc": 11.5 / 16,
-        "min_dcf": 0.75, "min_dcf_threshold": 0.8, "p_target": 0.01,
-        "accuracy": 0.75, "precision": 0.75, "recall": 0.75, "tpr": 0.75, "fpr": 0.25,
+        "min_cllr": (2 * np.log2(1.5) + np.log2(3)) / 4,
     })  # fmt: skip
+    assert summary["detection_costs"] == [
+        pytest.approx({"p_target": 0.01, "min_dcf": 0.75, "min_c_det": 0.0075, "threshold": 0.8}),
+        pytest.approx({"p_target": 0.05, "min_dcf": 0.75, "min_c_det": 0.0375, "threshold": 0.8}),
+    ]
+    expected = {
+        "eer": (0.4, 6 / 8, 3 / 4, 3 / 4, 1 / 4, 1 / 4, 3, 1, 3, 1),
+        "min_dcf": (0.8, 5 / 8, 1, 1 / 4, 3 / 4, 0, 1, 0, 4, 3),
+        "chosen": (0.15, 5 / 8, 4 / 7, 1, 0, 3 / 4, 4, 3, 1, 0),
+    }
+    rates = ["accuracy", "precision", "recall", "miss_rate", "false_alarm_rate"]
+    counts = ["true_positives", "false_positives", "true_negatives", "false_negatives"]
+    assert summary["operating_points"].keys() == expected.keys()
+    for name, values in expected.items():
+        point = dict(zip(["threshold", *rates, *counts], values, strict=True))
+        assert summary["operating_points"][name] == pytest.approx(point), name
+
+
+def test_summary_without_a_chosen_threshold():
+    summary = metrics.summary(SCORES, LABELS, p_targets=(0.5,))
+    assert list(summary["operating_points"]) == ["eer", "min_dcf"]
+    assert [cost["p_target"] for cost in summary["detection_costs"]] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"p_targets": ()}, "p_target"),
+        ({"p_targets": (0.01, 1)}, "p_target"),
+        ({"threshold": np.inf}, "finite threshold"),
+    ],
+)
+def test_bad_arguments_of_summary_are_named(bad, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.summary(SCORES, LABELS, **bad)
 
 
 def test_summary_stays_finite_where_rejecting_everything_is_best():
     summary = metrics.summary([0.9, 0.1], [0, 1])
     json.dumps(summary, allow_nan=False)
-    assert summary["min_dcf"] == 1.0
+    assert summary["detection_costs"][0]["min_dcf"] == 1.0
+    assert summary["operating_points"]["min_dcf"]["true_negatives"] == 1
 
 
 def test_format_summary():
-    text = metrics.format_summary(metrics.summary(SCORES, LABELS))
-    assert text.splitlines()[:4] == [
+    summary = metrics.summary(SCORES, LABELS, threshold=0.15) | {"eer_interval": [0.031, 0.45]}
+    assert metrics.format_summary(summary).splitlines() == [
         "trials                        8  4 target, 4 non-target",
-        "EER                     25.00 %  at threshold 0.4000",
-        "minDCF (p_target 0.01)   0.7500  at threshold 0.8000",
+        "EER                     25.00 %  at threshold 0.4000, 95 % interval 3.1–45.0 %",
         "AUC                      0.7188",
+        "minDCF (p_target 0.01)   0.7500  at threshold 0.8000, C_det 0.0075",
+        "minDCF (p_target 0.05)   0.7500  at threshold 0.8000, C_det 0.0375",
+        "min C_llr                0.6887",
+        "",
+        "at the threshold of     threshold  accuracy  precision    recall  false alarms",
+        "EER                        0.4000   75.00 %    75.00 %   75.00 %       25.00 %",
+        "minDCF (p_target 0.01)     0.8000   62.50 %   100.00 %   25.00 %        0.00 %",
+        "chosen                     0.1500   62.50 %    57.14 %  100.00 %       75.00 %",
     ]
-
-
-@pytest.mark.parametrize("trials", [8, 20000])
-def test_plot_roc_writes_a_whole_png(tmp_path, trials):
-    path = tmp_path / "roc.png"
-    scores, labels = (SCORES, LABELS) if trials == 8 else random_trials(3, trials, levels=1e6)
-    metrics.plot_roc(scores, labels, path, "a title")
-    data = path.read_bytes()
-    assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
-    assert [file.name for file in tmp_path.iterdir()] == ["roc.png"]  # no temporary file left
+    plain = metrics.format_summary(metrics.summary(SCORES, LABELS))
+    assert "interval" not in plain and "chosen" not in plain
 
 
 def test_import_stays_light():

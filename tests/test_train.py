@@ -16,7 +16,8 @@ import pytest
 from absl.testing import flagsaver
 from conftest import voice
 
-from vggvox_tf import cli, scoring, train
+from vggvox_tf import cli, train
+from vggvox_tf.speaker_encoder import SpeakerEncoder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -48,7 +49,7 @@ def history(folder):
 
 
 def weights(folder):
-    return scoring.load_encoder(folder / "encoder.keras").get_weights()
+    return SpeakerEncoder.load(folder / "encoder.keras").model.get_weights()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_softmax_stage_leaves_everything_behind(softmax_run):
     assert len((folder / "validation" / "epoch-0004.tsv").read_text().splitlines()) == 36
     assert "6 training speakers, 36 utterances" in output
     assert "All 6 speakers of the trial list were trained on" in output  # an EER of known speakers says so
-    encoder = scoring.load_encoder(folder / "encoder.keras")
+    encoder = SpeakerEncoder.load(folder / "encoder.keras").model
     assert encoder(np.zeros((1, 16_000), np.float32) + 0.1).shape == (1, 32)
 
 
@@ -86,24 +87,25 @@ def test_contrastive_stage_and_evaluation(softmax_run, tiny_corpus, tmp_path):
     )  # fmt: skip
     before, after = softmax_run[0], folder
     norms = ["conv1_norm", "fc7_norm"]
-    first, second = (scoring.load_encoder(run / "encoder.keras") for run in (before, after))
+    first, second = (SpeakerEncoder.load(run / "encoder.keras").model for run in (before, after))
     for name in norms:  # in inference mode, with its scales: nothing of it moves
         for a, b in zip(first.get_layer(name).get_weights(), second.get_layer(name).get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first.get_layer("conv1").kernel, second.get_layer("conv1").kernel)
     assert second.output_shape == (None, 16)
 
-    output = run(
-        "evaluate", f"--encoder={folder}/encoder.keras", f"--trials={tiny_corpus}/trials.txt", f"--output={tmp_path}/e"
-    )
-    results = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    flags = [f"--encoder={folder}/encoder.keras", f"--trials={tiny_corpus}/trials.txt", f"--output={tmp_path}/e"]
+    assert "names 6 speakers that the encoder was trained on (first s0)" in run("evaluate", *flags, code=1)
+    output = run("evaluate", *flags, "--allow_training_speakers")
+    (entry,) = json.loads((tmp_path / "e" / "metrics.json").read_text())["lists"]
     # The evaluation of a saved encoder is that of the last epoch.
-    assert results["eer"] == pytest.approx(float(history(folder)[-1]["val_eer"]), abs=1e-6)
-    assert results["trials"] == 108 and results["targets"] == 18 and results["recordings"] == 36
-    assert results["training_speakers_among_them"] == 6
+    (system,) = entry["systems"]
+    assert system["eer"] == pytest.approx(float(history(folder)[-1]["val_eer"]), abs=1e-6)
+    assert system["trials"] == 108 and system["targets"] == 18 and entry["recordings"] == 36
+    assert entry["training_speakers_among_them"] == 6
     assert "All 6 speakers of the trial list were trained on" in output
-    assert f"{100 * results['eer']:.2f}" in output
-    assert (tmp_path / "e" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{100 * system['eer']:.2f}" in output
+    assert (tmp_path / "e" / "report.html").stat().st_size > 0
 
 
 @pytest.mark.parametrize("stage", ["softmax", "contrastive"])

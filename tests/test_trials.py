@@ -9,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vggvox_tf import trials as trials_module
 from vggvox_tf.corpus import Corpus
-from vggvox_tf.trials import TrialError, Trials, make_trials, read_trials, write_trials
+from vggvox_tf.trials import (
+    TrialError,
+    Trials,
+    make_trials,
+    read_pairs,
+    read_trials,
+    read_voxceleb1_trials,
+    write_trials,
+)
 
 
 def make_corpus(counts, genders=None) -> Corpus:
@@ -113,12 +122,47 @@ class TestReading:
             read_trials(tmp_path / "t.txt")
 
     def test_missing_list(self, tmp_path):
-        with pytest.raises(TrialError, match="Cannot read the trial list"):
+        with pytest.raises(TrialError, match="Cannot read the list"):
             read_trials(tmp_path / "t.txt")
+
+    def test_pairs_of_which_nothing_is_known(self, tmp_path):
+        (tmp_path / "pairs.txt").write_text("b.wav a.wav\nb.wav x/c.m4a\n")
+        pairs = read_pairs(tmp_path / "pairs.txt")
+        assert pairs.paths.tolist() == ["a.wav", "b.wav", "x/c.m4a"] and pairs.labels is None and len(pairs) == 2
+        assert pairs.enrol.tolist() == [1, 1] and pairs.test.tolist() == [0, 2]
+        (tmp_path / "pairs.txt").write_text("b.wav a.wav\n1 b.wav c.wav\n")
+        with pytest.raises(TrialError, match="line 2: expected two paths, found 3 columns"):
+            read_pairs(tmp_path / "pairs.txt")
 
     def test_one_class_is_read(self, tmp_path):
         (tmp_path / "t.txt").write_text("1 a.wav b.wav\n")
         assert read_trials(tmp_path / "t.txt").labels.tolist() == [True]
+
+    def test_voxceleb1_by_name(self, tmp_path, monkeypatch):
+        """Speakers are looked for where the archives of the dev and test part, or of both, put them."""
+        lines = "1 id1/x/1.wav id1/y/1.wav\n0 id1/x/1.wav id2/z/1.wav\n0 id3/x/1.wav id2/z/1.wav\n"
+        monkeypatch.setitem(trials_module.VOXCELEB1_LISTS, "vox1-H", ("list_test_hard.txt", 3))
+        with pytest.raises(TrialError, match=r"vox1-H is .*list_test_hard.txt, which does not exist.*https://"):
+            read_voxceleb1_trials("vox1-H", tmp_path)
+        (tmp_path / "list_test_hard.txt").write_text(lines)
+        for path in ("wav/id1/x/1.wav", "wav/id1/y/1.wav", "dev/wav/id2/z/1.wav", "test/wav/id3/x/1.wav"):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).touch()
+        trials = read_voxceleb1_trials("vox1-H", tmp_path)
+        trials.check_files()
+        assert trials.speakers() == {"id1", "id2", "id3"}
+        pairs = [(trials.paths[a], trials.paths[b]) for a, b in zip(trials.enrol, trials.test, strict=True)]
+        assert pairs[2] == ("test/wav/id3/x/1.wav", "dev/wav/id2/z/1.wav") and trials.labels.tolist() == [
+            True,
+            False,
+            False,
+        ]
+        (tmp_path / "wav/id1/y/1.wav").unlink()
+        with pytest.raises(TrialError, match=r"1 of the 4 utterances.*the first is wav/id1/y/1.wav"):
+            trials.check_files()
+        (tmp_path / "list_test_hard.txt").write_text(lines[:-1].rpartition("\n")[0])
+        with pytest.raises(TrialError, match="expected the 3 trials of vox1-H, found 2"):
+            read_voxceleb1_trials("vox1-H", tmp_path)
 
     def test_check_files(self, tmp_path):
         (tmp_path / "t.txt").write_text("1 id1/a/1.wav id1/b/1.wav\n0 id1/a/1.wav id2/a/1.wav\n")

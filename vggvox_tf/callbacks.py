@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from vggvox_tf import losses, metrics, projector, scoring
+from vggvox_tf.speaker_encoder import SpeakerEncoder
 from vggvox_tf.trials import speaker_of
 
 
@@ -17,6 +18,7 @@ class TrialEvaluation(keras.callbacks.Callback):
     so that both training stages are measured with the same rule.
 
     Args:
+      encoder: the Keras model of the encoder, inside the model that is trained.
       note: appended to every EER that is logged; see Trials.known_speakers_note.
 
     Attributes:
@@ -25,7 +27,7 @@ class TrialEvaluation(keras.callbacks.Callback):
 
     def __init__(self, encoder, trials, margin, batch_size, note=""):
         super().__init__()
-        self.encoder = encoder
+        self.encoder = SpeakerEncoder(encoder)
         self.trials = trials
         self.note = note
         self.margin = margin
@@ -34,24 +36,25 @@ class TrialEvaluation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         start = time.monotonic()
-        self.embeddings = scoring.embed(self.encoder, self.trials.root, self.trials.paths, self.batch_size)
+        self.embeddings = self.encoder.embed_files(self.trials.paths, self.trials.root, batch_size=self.batch_size)
         labels = self.trials.labels
         cosines = scoring.score(self.trials, self.embeddings)
         summary = metrics.summary(cosines, labels)
+        cost = summary["detection_costs"][0]
         # Unit vectors: d² = 2 − 2·cos.
         distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
         pair_losses = losses.contrastive(distances, labels, self.margin).numpy()
         logs["val_loss"] = float(pair_losses[labels].mean() + pair_losses[~labels].mean()) / 2
         logs["val_eer"] = summary["eer"]
-        logs["val_min_dcf"] = summary["min_dcf"]
+        logs["val_min_dcf"] = cost["min_dcf"]
         logs["val_auc"] = summary["auc"]
         logging.info(
             "Epoch %d: loss %.4f; trial list: EER %.2f %%, minDCF(p_target=%g) %.3f, loss %.4f (%.1f s). %s",
             epoch + 1,
             logs["loss"],
             100 * summary["eer"],
-            summary["p_target"],
-            summary["min_dcf"],
+            cost["p_target"],
+            cost["min_dcf"],
             logs["val_loss"],
             time.monotonic() - start,
             self.note,

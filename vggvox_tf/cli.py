@@ -1,35 +1,91 @@
 """What the entry points have in common: parsing flags, and telling a person's mistakes from the program's."""
 
+import os
 import sys
+import time
+import traceback
 
 from absl import app, flags, logging
 
 from vggvox_tf.audio import AudioError
+from vggvox_tf.calibration import CalibrationError
 from vggvox_tf.corpus import CorpusError
+from vggvox_tf.embeddings import EmbeddingsError
+from vggvox_tf.gallery import GalleryError
+from vggvox_tf.metrics import MetricsError
 from vggvox_tf.pipeline import TooManyBadFilesError
 from vggvox_tf.run import RunError
 from vggvox_tf.sampling import SamplingError
-from vggvox_tf.scoring import EncoderError
+from vggvox_tf.scoring import ScoringError
+from vggvox_tf.speaker_encoder import EncoderError
 from vggvox_tf.trials import TrialError
 
 # Their messages say what is wrong with which file or flag; a traceback would only hide that.
 EXPLAINED = (
-    AudioError, CorpusError, EncoderError, FloatingPointError, RunError, SamplingError, TooManyBadFilesError,
-    TrialError, flags.Error,
+    AudioError, CalibrationError, CorpusError, EmbeddingsError, EncoderError, FloatingPointError, GalleryError,
+    MetricsError, RunError, SamplingError, ScoringError, TooManyBadFilesError, TrialError, flags.Error,
 )  # fmt: skip
 
 
-def start(main):
-    """Runs main(argv) under absl; errors that explain themselves end the program with one line and exit code 1."""
+def start(main, arguments=False):
+    """Runs main(argv) under absl; errors that explain themselves end the program with one line and exit code 1.
+
+    Args:
+      arguments: whether main takes arguments beside the flags; otherwise they are refused.
+    """
 
     def explained(argv):
-        if len(argv) > 1:
+        if len(argv) > 1 and not arguments:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
         try:
             return main(argv)
         except EXPLAINED as error:
-            sys.exit(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            _leave(130)  # what a shell expects after Ctrl-C
+        except Exception:
+            traceback.print_exc()
+        _leave(1)
 
+    # Otherwise flags after the first argument would count as arguments.
+    flags.FLAGS.set_gnu_getopt(arguments)
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     app.run(explained)
+
+
+def _leave(code):
+    """Ends the process without the interpreter's own shutdown.
+
+    Threads of tf.data that are on their way into a Python function when the interpreter shuts down wait for it for
+    ever, and the shutdown for them.
+    """
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def show_progress(total):
+    """A progress callback that rewrites one line of a terminal, or else writes a line every ten seconds."""
+    begin = last = time.monotonic()
+
+    def progress(done):
+        nonlocal last
+        now = time.monotonic()
+        left = (now - begin) * (total - done) / max(1, done)
+        line = f"{done:,} of {total:,} recordings embedded, about {_duration(left)} left"
+        if sys.stderr.isatty():
+            print(f"\r{line:<79}", end="" if done < total else "\n", file=sys.stderr)
+        elif now > last + 10:
+            last = now
+            logging.info("%s", line)
+
+    return progress
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

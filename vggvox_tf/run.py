@@ -119,9 +119,9 @@ class Run:
 
 
 def training_speakers(encoder_path):
-    """Names of the speakers an encoder was trained on, from its run folder; an empty set where that is not known."""
+    """Names of the speakers an encoder was trained on, from its run folder; None where that is not known."""
     path = Path(encoder_path).parent / "speakers.txt"
-    return set(path.read_text().splitlines()) if path.exists() else set()
+    return set(path.read_text().splitlines()) if path.exists() else None
 
 
 def git_revision():

@@ -1,111 +1,30 @@
-"""From an encoder and recordings to embeddings, and from embeddings to the scores of trials."""
+"""From embeddings to the scores of trials: cosine or distance, test-time protocols, score normalisation.
 
-import itertools
+A recording is one vector (D,), or several (C, D) of crops, of which every pair is scored (protocol "pairs"). Scores
+are higher for the same speaker. Nothing here imports TensorFlow.
+"""
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-from vggvox_tf import audio
-from vggvox_tf.frontend import SAMPLE_RATE, frames_in, samples_for
+# The test-time protocols of Chung et al. 2018, section 4.3, by what a recording is to each of them.
+PROTOCOLS = {
+    "whole": "whole utterance",
+    "mean": "mean of ten 3 s crops",
+    "pairs": "mean of 10 × 10 crop distances",
+}
+NORMALISATIONS = ("none", "z-norm", "t-norm", "s-norm", "as-norm")
 
-# Trials scored at a time: two gathered blocks of 65,536 × 512 float32 are 256 MiB.
-TRIALS_AT_ONCE = 65_536
-
-
-class EncoderError(ValueError):
-    """A file that is no encoder."""
-
-
-def load_encoder(path):
-    """Loads an encoder saved by training, a `.keras` file; raises EncoderError where it is something else.
-
-    Keras's safe mode refuses files that bring code of their own.
-    """
-    try:
-        encoder = keras.saving.load_model(path, compile=False, safe_mode=True)
-        encoder.get_layer("spectrogram")
-    except Exception as error:  # what Keras raises for a file that is none differs by what is wrong with it
-        raise EncoderError(
-            f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found: {error}"
-        ) from error
-    return encoder
+# Numbers in a block of work: 4 MiB of float32 stay in a processor's cache.
+BLOCK = 2**20
 
 
-def embed(encoder, root, paths, batch_size=32, progress=None):
-    """Embeds whole recordings, one vector each, without padding any.
-
-    Recordings of equally many frames share a batch; samples after the last whole frame, which no spectrogram
-    contains, are cut off first. So a recording's vector does not depend on which others are embedded with it.
-
-    Args:
-      encoder: Keras model, waveforms (B, samples) to embeddings (B, D).
-      root, paths: recordings, as paths relative to a root folder.
-      batch_size: the most recordings in a batch.
-      progress: called with the number of recordings done, after each batch.
-
-    Returns:
-      float32 (N, D), in the order of `paths`.
-
-    Raises:
-      audio.AudioError: some recordings cannot be used; how many, and what is wrong with the first.
-    """
-    if not len(paths):
-        raise ValueError("no recordings to embed")
-    minimum = samples_for(encoder.get_layer("spectrogram").minimum_frames)
-    errors = {}
-
-    def load(index):
-        path = root / paths[index]
-        try:
-            waveform = audio.load(path)
-            if waveform.size < minimum:
-                needed = f"this encoder needs at least {minimum / SAMPLE_RATE:.2f} s"
-                raise audio.AudioError(path, f"lasts {waveform.size / SAMPLE_RATE:.2f} s; {needed}")
-            return waveform[: samples_for(frames_in(waveform.size))]
-        except audio.AudioError as error:
-            errors[int(index)] = error
-            return np.zeros(0, np.float32)
-
-    def length(index):
-        try:
-            return audio.num_samples(root / paths[index])
-        except audio.AudioError:
-            return 0  # reading it reports the error
-
-    def parallel(indices, function, dtype):
-        def op(index):
-            return index, tf.numpy_function(function, [index], dtype, stateful=False)
-
-        mapped = tf.data.Dataset.from_tensor_slices(indices).map(op, tf.data.AUTOTUNE, deterministic=True)
-        return mapped.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-
-    # Neighbours in the order of length share batches; the lengths by header only serve to put them in order.
-    lengths = [n for _, n in parallel(np.arange(len(paths)), lambda index: np.int64(length(index)), tf.int64)]
-    forward = tf.function(
-        lambda waveforms: encoder(waveforms, training=False),
-        input_signature=[tf.TensorSpec([None, None], tf.float32)],
-    )
-    embeddings = np.zeros((len(paths), encoder.output_shape[-1]), np.float32)
-    done = 0
-    loaded = parallel(np.argsort(lengths, kind="stable"), load, tf.float32)
-    for samples, group in itertools.groupby(loaded, key=lambda item: item[1].size):
-        while batch := list(itertools.islice(group, batch_size)):
-            if samples:
-                indices = [index for index, _ in batch]
-                embeddings[indices] = forward(np.stack([waveform for _, waveform in batch])).numpy()
-            done += len(batch)
-            if progress:
-                progress(done)
-    if errors:
-        first = errors[min(errors)]
-        raise audio.AudioError(first.path, f"{first.reason} ({len(errors)} of {len(paths)} recordings cannot be used)")
-    return embeddings
+class ScoringError(ValueError):
+    """Scores that cannot be computed as asked."""
 
 
 def unit_length(embeddings):
-    """Rows of (N, D) brought to unit length; a zero row stays zero."""
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    """Vectors (…, D) brought to unit length; a zero vector stays zero."""
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
 
 
 def score(trials, embeddings, distance="cosine"):
@@ -113,17 +32,109 @@ def score(trials, embeddings, distance="cosine"):
 
     Args:
       trials: a trials.Trials of M trials over U recordings.
-      embeddings: (U, D), in the order of trials.paths.
+      embeddings: (U, D), in the order of trials.paths; or (U, C, D), for the mean over the C × C pairs of crops.
       distance: "cosine" or "euclidean".
     """
     if distance == "cosine":
         embeddings = unit_length(embeddings)
+        if embeddings.ndim == 3:
+            # The mean of all cosines is the product of the means: Σᵢⱼ aᵢ·bⱼ / C² = (Σᵢ aᵢ / C)·(Σⱼ bⱼ / C).
+            embeddings = embeddings.mean(axis=1)
+    numbers = np.prod(embeddings.shape[1:], dtype=int)
     scores = np.empty(len(trials), np.float32)
-    for start in range(0, len(trials), TRIALS_AT_ONCE):
-        block = slice(start, start + TRIALS_AT_ONCE)
+    for block in _blocks(len(trials), numbers):
         a, b = embeddings[trials.enrol[block]], embeddings[trials.test[block]]
         if distance == "cosine":
-            scores[block] = np.einsum("ij,ij->i", a, b)
-        else:
+            scores[block] = np.einsum("md,md->m", a, b)
+        elif embeddings.ndim == 2:
             scores[block] = -np.linalg.norm(a - b, axis=1)
+        else:
+            scores[block] = -_distances(a, b).mean(axis=(1, 2))
     return scores
+
+
+def speaker_means(embeddings, speakers):
+    """One vector of unit length a speaker: the mean direction of their recordings.
+
+    Args:
+      embeddings: (N, D).
+      speakers: (N,) names or numbers.
+
+    Returns:
+      The S speakers, sorted, and float32 (S, D).
+    """
+    names, rows = np.unique(speakers, return_inverse=True)
+    means = np.zeros((len(names), embeddings.shape[1]), np.float32)
+    np.add.at(means, rows, unit_length(embeddings))
+    return names, unit_length(means)
+
+
+def cohort_statistics(embeddings, cohort, distance="cosine", top=None):
+    """Mean and standard deviation, (U,) each, of every recording's scores against a cohort of other speakers.
+
+    Args:
+      embeddings: (U, D), or (U, C, D), of which the crops' scores against a cohort vector are averaged.
+      cohort: (K, D), one vector a speaker.
+      distance: "cosine" or "euclidean".
+      top: only the `top` highest scores of each recording count; None: all.
+
+    Raises:
+      ScoringError: fewer than two scores to take the deviation of.
+    """
+    if (top or len(cohort)) < 2 or (top or 0) > len(cohort):
+        raise ScoringError(
+            f"Score normalisation needs at least 2 cohort speakers and no more than there are; found {len(cohort)}, "
+            f"of which {top or 'all'} are to be used (--cohort_top)"
+        )
+    if distance == "cosine":
+        embeddings, cohort = unit_length(embeddings), unit_length(cohort)
+        if embeddings.ndim == 3:
+            embeddings = embeddings.mean(axis=1)
+    mean, deviation = np.empty((2, len(embeddings)), np.float32)
+    per_recording = len(cohort) * (embeddings.shape[1] if embeddings.ndim == 3 else 1)
+    for block in _blocks(len(embeddings), per_recording):
+        a = embeddings[block]
+        if distance == "cosine":
+            scores = a @ cohort.T  # (B, K)
+        elif a.ndim == 2:
+            scores = -_distances(a, cohort)
+        else:
+            scores = -_distances(a, cohort[np.newaxis]).mean(axis=1)
+        if top and top < len(cohort):
+            scores = np.partition(scores, len(cohort) - top, axis=1)[:, -top:]
+        mean[block], deviation[block] = scores.mean(axis=1), scores.std(axis=1)
+    return mean, np.maximum(deviation, 1e-6)
+
+
+def normalise(scores, trials, statistics, kind):
+    """Scores (M,) in standard deviations above the mean of a cohort of other speakers.
+
+    z-norm takes the cohort's scores against the enrolled recording, t-norm (Auckenthaler et al. 2000) those against the
+    tested one, s-norm (Kenny 2010) the mean of both; as-norm is s-norm with statistics of the highest scores only
+    (adaptive s-norm; Matějka et al. 2017), for which `statistics` was computed with `top`.
+
+    Args:
+      scores: (M,), of `trials`.
+      statistics: (mean (U,), deviation (U,)) of `cohort_statistics`, by the same distance.
+      kind: one of NORMALISATIONS.
+    """
+    if kind == "none":
+        return scores
+    mean, deviation = statistics
+    z = (scores - mean[trials.enrol]) / deviation[trials.enrol]
+    if kind == "z-norm":
+        return z
+    t = (scores - mean[trials.test]) / deviation[trials.test]
+    return t if kind == "t-norm" else (z + t) / 2
+
+
+def _distances(a, b):
+    """Euclidean distances (…, I, J) between the rows of (…, I, D) and of (…, J, D)."""
+    squares = np.sum(a**2, axis=-1)[..., :, np.newaxis] + np.sum(b**2, axis=-1)[..., np.newaxis, :]
+    return np.sqrt(np.maximum(squares - 2 * a @ np.swapaxes(b, -1, -2), 0))
+
+
+def _blocks(rows, numbers_per_row):
+    """Slices that cover `rows` rows in blocks of about BLOCK numbers."""
+    step = max(1, BLOCK // max(1, numbers_per_row))
+    return (slice(start, start + step) for start in range(0, rows, step))

@@ -11,10 +11,11 @@ import keras
 import tensorflow as tf
 from absl import flags, logging
 
-from vggvox_tf import callbacks, cli, encoders, losses, pipeline, sampling, scoring
+from vggvox_tf import callbacks, cli, encoders, losses, pipeline, sampling
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.frontend import FFT_LENGTHS, crop_samples
-from vggvox_tf.run import Run
+from vggvox_tf.run import Run, training_speakers
+from vggvox_tf.speaker_encoder import SpeakerEncoder
 from vggvox_tf.trials import read_trials
 
 FLAGS = flags.FLAGS
@@ -126,7 +127,7 @@ def check_flags():
 def build_encoder():
     """The encoder that the flags describe, with stage 2's embedding layer where the stage asks for it."""
     if FLAGS.init_from:
-        encoder = scoring.load_encoder(f"{FLAGS.init_from}/encoder.keras")
+        encoder = SpeakerEncoder.load(f"{FLAGS.init_from}/encoder.keras").model
     else:
         encoder = encoders.build_encoder(FLAGS.encoder, FLAGS.width, int(FLAGS.rows), FLAGS.log_magnitude)
     if FLAGS.stage == "contrastive":
@@ -204,7 +205,8 @@ def main(_):
     done = int(model.optimizer.iterations) // steps_per_epoch
     best_eer = run.rewind_history(done)
     device = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[-1].name
-    run.record_start(corpus.speaker_names, device)
+    known = training_speakers(f"{FLAGS.init_from}/encoder.keras") if FLAGS.init_from else None
+    run.record_start(sorted({*corpus.speaker_names, *(known or ())}), device)
     logging.info(
         "%d training speakers, %d utterances; %s with %s parameters on %s; %d epochs of %d steps of %d utterances",
         len(corpus.speaker_names), len(corpus), encoder.name, f"{encoder.count_params():,}", device, FLAGS.epochs,

@@ -15,6 +15,20 @@ import numpy as np
 
 from vggvox_tf.corpus import Corpus, path_fault, replacing
 
+# Name -> file name and number of trials of VoxCeleb1's lists: original (Nagrani et al. 2017), extended and hard
+# (Chung et al. 2018, section 4.2), and each after mislabelled recordings were removed.
+VOXCELEB1_LISTS = {
+    "vox1-O": ("veri_test.txt", 37_720),
+    "vox1-O-cleaned": ("veri_test2.txt", 37_611),
+    "vox1-E": ("list_test_all.txt", 581_480),
+    "vox1-E-cleaned": ("list_test_all2.txt", 579_818),
+    "vox1-H": ("list_test_hard.txt", 552_536),
+    "vox1-H-cleaned": ("list_test_hard2.txt", 550_894),
+}
+VOXCELEB1_LISTS_URL = "https://mm.kaist.ac.kr/datasets/voxceleb/meta/"
+# Where the archives of VoxCeleb1 put the speakers' folders.
+VOXCELEB1_PLACES = ("wav", "dev/wav", "test/wav", "")
+
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +44,10 @@ class Trials:
     paths: np.ndarray  # (U,) object: str, posix, sorted, distinct
     enrol: np.ndarray  # (M,) int32, index into paths
     test: np.ndarray  # (M,) int32, index into paths
-    labels: np.ndarray  # (M,) bool, True: the same speaker (target)
+    labels: np.ndarray | None  # (M,) bool, True: the same speaker (target); None where that is to be found out
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.enrol)
 
     def speakers(self) -> set[str]:
         """Names of the speakers in the list, as its paths tell them."""
@@ -57,7 +71,7 @@ class Trials:
         if not missing:
             return
         # VoxCeleb1 ships its list apart from the recordings, in whose wav/ folder the paths begin.
-        places = [self.root / place for place in ("wav", "test/wav", "dev/wav")]
+        places = [self.root / place for place in VOXCELEB1_PLACES]
         found = next((place for place in places if (place / missing[0]).is_file()), None)
         raise TrialError(
             f"{len(missing):,} of the {len(self.paths):,} utterances of the trial list are missing below "
@@ -82,42 +96,84 @@ def read_trials(path: str | os.PathLike, root: str | os.PathLike | None = None) 
     Raises:
       TrialError: an unreadable, empty or malformed list (names the line), or a path outside the root.
     """
-    path = Path(path)
+    return _read(Path(path), root, labelled=True)
+
+
+def read_pairs(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Trials:
+    """Reads a list of pairs of which nothing is known, two paths a line; otherwise as `read_trials`."""
+    return _read(Path(path), root, labelled=False)
+
+
+def _read(path: Path, root: str | os.PathLike | None, labelled: bool) -> Trials:
+    expected = "a label and two paths" if labelled else "two paths"
     utterances: dict[str, int] = {}
     pairs: list[int] = []
     labels = bytearray()
     try:
         file = open(path, encoding="utf-8-sig", errors="surrogateescape")  # noqa: SIM115
     except OSError as error:
-        raise TrialError(f"Cannot read the trial list {path}: {error.strerror}") from error
+        raise TrialError(f"Cannot read the list {path}: {error.strerror}") from error
     with file:
         for number, line in enumerate(file, start=1):
             columns = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-            if len(columns) != 3:
+            if len(columns) != 2 + labelled:
                 raise TrialError(
-                    f"{path}, line {number}: expected a label and two paths, found {len(columns)} columns: "
+                    f"{path}, line {number}: expected {expected}, found {len(columns)} columns: "
                     f"{line[:120]!r}. Where paths have spaces, separate the columns by tabs"
                 )
-            label, *sides = columns
-            if label not in ("0", "1"):
-                raise TrialError(
-                    f"{path}, line {number}: expected the label 1 (same speaker) or 0, found {label!r} in "
-                    f"{line[:120]!r}"
-                )
-            for side in sides:
+            if labelled:
+                label = columns[0]
+                if label not in ("0", "1"):
+                    raise TrialError(
+                        f"{path}, line {number}: expected the label 1 (same speaker) or 0, found {label!r} in "
+                        f"{line[:120]!r}"
+                    )
+                labels.append(label == "1")
+            for side in columns[-2:]:
                 utterance = utterances.get(side)
                 if utterance is None:
                     if fault := path_fault(side):
                         raise TrialError(f"{path}, line {number}: {fault}")
                     utterance = utterances[side] = len(utterances)
                 pairs.append(utterance)
-            labels.append(label == "1")
-    if not labels:
-        raise TrialError(f"{path} is empty: expected lines such as '1 speaker/a.wav speaker/b.wav'")
+    if not pairs:
+        example = "1 speaker/a.wav speaker/b.wav" if labelled else "a.wav b.wav"
+        raise TrialError(f"{path} is empty: expected lines such as '{example}'")
     names = np.empty(len(utterances), object)
     names[:] = list(utterances)
     sides = np.asarray(pairs, np.int64).reshape(-1, 2)  # (M, 2)
-    return _build(Path(root) if root is not None else path.parent, names, sides, np.frombuffer(labels, np.uint8) == 1)
+    labels = np.frombuffer(labels, np.uint8) == 1 if labelled else None
+    return _build(Path(root) if root is not None else path.parent, names, sides, labels)
+
+
+def read_voxceleb1_trials(name: str, folder: str | os.PathLike) -> Trials:
+    """Reads one of VOXCELEB1_LISTS from the folder of VoxCeleb1, with its list files and recordings as downloaded.
+
+    The speakers' folders may lie in any of VOXCELEB1_PLACES, or be spread over several of them.
+
+    Raises:
+      TrialError: the list is not there, or has another number of trials than it is known to have.
+    """
+    file_name, expected = VOXCELEB1_LISTS[name]
+    folder = Path(folder)
+    path = folder / file_name
+    if not path.is_file():
+        raise TrialError(f"{name} is {path}, which does not exist. It can be had from {VOXCELEB1_LISTS_URL}{file_name}")
+    trials = read_trials(path, folder)
+    if len(trials) != expected:
+        raise TrialError(
+            f"{path}: expected the {expected:,} trials of {name}, found {len(trials):,}. Was it cut short? It can be "
+            f"had from {VOXCELEB1_LISTS_URL}{file_name}; a list of your own goes by its path, not by that name"
+        )
+    speakers = {path.split("/")[0] for path in trials.paths}
+    places = {
+        speaker: next((place for place in VOXCELEB1_PLACES if (folder / place / speaker).is_dir()), "wav")
+        for speaker in speakers
+    }
+    names = np.empty(len(trials.paths), object)
+    names[:] = [f"{places[path.split('/')[0]]}/{path}".lstrip("/") for path in trials.paths]
+    sides = np.stack([trials.enrol, trials.test], axis=1)
+    return _build(folder, names, sides, trials.labels)
 
 
 def write_trials(trials: Trials, path: str | os.PathLike) -> None:
@@ -372,7 +428,7 @@ def _speaker_pairs(
     return left[:wanted], right[:wanted]
 
 
-def _build(root: Path, names: np.ndarray, sides: np.ndarray, labels: np.ndarray) -> Trials:
+def _build(root: Path, names: np.ndarray, sides: np.ndarray, labels: np.ndarray | None) -> Trials:
     """Trials from pairs `sides` (M, 2) into `names` (any order, more than are used)."""
     used, sides = np.unique(sides, return_inverse=True)
     sides = sides.reshape(-1, 2)  # NumPy 2.0 and the others disagree about the inverse's shape

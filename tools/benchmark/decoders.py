@@ -1,24 +1,8 @@
-"""How fast the parts are on this machine.
+"""Decoders: crops of 3 s at random positions, from files to batches."""
 
-  python -m tools.benchmark                                 every section
-  python -m tools.benchmark decoders --rounds=7             one of them
-  python -m tools.benchmark decoders --audio=/data/vox2     with real files instead of generated ones
-
-Contestants are measured in turn, round by round, so that what else the machine does meets all of them alike.
-The table shows medians over the rounds; a ratio is the median of the rounds' ratios to the first contestant.
-CPU time, unlike speed, hardly depends on what else runs. Every round's figure goes to `--output`.
-
-A section is a function of `Options` that returns rows (dicts of one shape), listed in `SECTIONS`.
-"""
-
-import dataclasses
-import datetime
-import importlib.metadata
 import itertools
-import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -27,8 +11,8 @@ import av
 import numpy as np
 import soundfile
 import tensorflow as tf
-from absl import app, flags
 
+from tools.benchmark.measuring import print_table, ratio, write_speech
 from vggvox_tf import audio
 
 CROP = 48_240  # samples at 16 kHz: 300 frames = 300·160 + 240
@@ -37,57 +21,15 @@ FILES = 32  # generated per container and length: the decoder is measured, not t
 SECONDS = (4, 8, 20)
 CONTAINERS = ("wav", "flac", "ogg", "mp3", "m4a")
 
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1)
-_SECONDS = flags.DEFINE_float(
-    "seconds_per_measurement", 1.5, "Seconds that one contestant is measured per round.", lower_bound=0.01
-)
-_AUDIO = flags.DEFINE_string(
-    "audio",
-    None,
-    "Folder of real recordings, 16 kHz mono, for the decoders section; default: generated ones.",
-)
-_OUTPUT = flags.DEFINE_string("output", "benchmark.json", "File for the JSON report.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the flags say, for the sections."""
-
-    rounds: int
-    seconds: float
-    audio: str | None = None
-
-
-# Decoders: crops of 3 s at random positions, from files to batches
-
 
 def _generate(folder, container, seconds, rng):
-    """Writes FILES recordings of speech-like noise: a falling spectrum, four syllables per second."""
+    """Writes FILES recordings of one length; their paths."""
     folder = pathlib.Path(folder, f"{container}-{seconds}")
     folder.mkdir()
-    paths = []
-    for number in range(FILES):
-        samples = seconds * audio.SAMPLE_RATE
-        shape = 1 / (1 + np.fft.rfftfreq(samples, 1 / audio.SAMPLE_RATE) / 500)  # half at 500 Hz
-        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(samples)) * shape, samples)
-        syllables = 0.5 - 0.5 * np.cos(2 * np.pi * 4 * np.arange(samples) / audio.SAMPLE_RATE)
-        waveform = (0.3 * syllables * noise / np.abs(noise).max()).astype(np.float32)
-        paths.append(str(folder / f"{number}.{container}"))
-        if container == "m4a":
-            _write_m4a(paths[-1], waveform)
-        else:
-            soundfile.write(paths[-1], waveform, audio.SAMPLE_RATE)
+    paths = [str(folder / f"{number}.{container}") for number in range(FILES)]
+    for path in paths:
+        write_speech(path, seconds, rng)
     return paths
-
-
-def _write_m4a(path, waveform):
-    with av.open(path, "w") as container:
-        stream = container.add_stream("aac", rate=audio.SAMPLE_RATE, layout="mono")
-        stream.bit_rate = 64_000
-        frame = av.AudioFrame.from_ndarray(waveform[np.newaxis], format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = audio.SAMPLE_RATE, 0
-        for packet in itertools.chain(stream.encode(frame), stream.encode(None)):
-            container.mux(packet)
 
 
 def _crop(waveform, position):
@@ -229,16 +171,11 @@ def decoders(options):
                 first = measured["audio.load_crop"]
                 row["utterances/s"] = round(statistics.median(speeds))
                 row["CPU ms each"] = round(statistics.median(cpu), 3)
-                row["ratio"] = _ratio(speeds, [speed for speed, _ in first])
-                row["CPU ratio"] = _ratio([cpu for _, cpu in first], cpu)
+                row["ratio"] = ratio(speeds, [speed for speed, _ in first])
+                row["CPU ratio"] = ratio([cpu for _, cpu in first], cpu)
                 rows.append(row | {"rounds": [round(speed, 1) for speed in speeds]})
             print_table(rows[-len(datasets) :], header=len(rows) == len(datasets))
     return rows
-
-
-def _ratio(numerators, denominators):
-    """Median over the rounds, to two digits."""
-    return round(statistics.median(n / d for n, d in zip(numerators, denominators, strict=True)), 2)
 
 
 def _recordings(options, folder):
@@ -254,62 +191,3 @@ def _recordings(options, folder):
         if paths:
             seconds = statistics.fmean(audio.num_samples(path) for path in paths) / audio.SAMPLE_RATE
             yield container, round(seconds, 1), paths
-
-
-SECTIONS = {"decoders": decoders}
-
-
-# Report
-
-
-def machine():
-    """The machine and the versions that a figure belongs to."""
-    model = platform.processor()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    versions = {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__}
-    for package in ("tensorflow", "tensorflow-io", "keras", "numpy", "scipy", "soundfile", "av"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    return {"cpu": model, "cores": cores, "system": platform.platform(), "versions": versions}
-
-
-def print_table(rows, header=True):
-    """Prints dicts as aligned columns; lists (the single rounds) are left to the JSON."""
-    for number, row in enumerate(rows):
-        row = {key: value for key, value in row.items() if not isinstance(value, list)}
-        widths = [max(len(key), 26 if key == "decoder" else 12) for key in row]
-        if header and number == 0:
-            print("  ".join(key.ljust(width) for key, width in zip(row, widths, strict=True)))
-        print(
-            "  ".join(str(value).ljust(width) for value, width in zip(row.values(), widths, strict=True)),
-            flush=True,
-        )
-
-
-def main(argv):
-    names = argv[1:] or list(SECTIONS)
-    if unknown := [name for name in names if name not in SECTIONS]:
-        raise app.UsageError(f"Expected sections of {', '.join(SECTIONS)}. Received: {', '.join(unknown)}.")
-    if _AUDIO.value and not os.path.isdir(_AUDIO.value):
-        raise app.UsageError(f"--audio={_AUDIO.value} is no folder.")
-    options = Options(_ROUNDS.value, _SECONDS.value, _AUDIO.value)
-    report = {"machine": machine(), "options": dataclasses.asdict(options)}
-    report["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())
-    print(f"{report['machine']['cpu']}, {report['machine']['cores']} cores; {versions}")
-    for name in names:
-        print(f"\n{name}: {SECTIONS[name].__doc__}")
-        report[name] = SECTIONS[name](options)
-        with open(_OUTPUT.value, "w", encoding="utf-8") as file:  # after each section: an interrupted run keeps it
-            json.dump(report, file, indent=1)
-    print(f"\nEvery round: {_OUTPUT.value}")
-
-
-if __name__ == "__main__":
-    app.run(main)

@@ -1,0 +1,223 @@
+"""A trained encoder ready for use: recordings or waveforms to embeddings, and two embeddings to a decision."""
+
+import hashlib
+import itertools
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vggvox_tf import audio, scoring
+from vggvox_tf.calibration import Calibration, CalibrationError
+from vggvox_tf.decision import decide
+from vggvox_tf.frontend import SAMPLE_RATE, crop_samples, frames_in, samples_for
+
+# Test-time crops (Chung et al. 2018, section 4.3): ten of 3 s a recording.
+CROPS = 10
+CROP_SAMPLES = crop_samples(3)
+
+
+class EncoderError(ValueError):
+    """A file that is no encoder."""
+
+
+class SpeakerEncoder:
+    """An encoder with its forward pass, its fingerprint and, where it has one, its calibration.
+
+    Args:
+      model: Keras model, waveforms (B, samples) to embeddings (B, D).
+      path: the file it comes from; its calibration lies beside it.
+    """
+
+    def __init__(self, model, path=None):
+        self.model = model
+        self.path = path
+        self._forward = tf.function(
+            lambda waveforms: model(waveforms, training=False),
+            input_signature=[tf.TensorSpec([None, None], tf.float32)],
+        )
+
+    @classmethod
+    def load(cls, path):
+        """Loads an encoder saved by training, a `.keras` file; raises EncoderError where it is something else.
+
+        Keras's safe mode refuses files that bring code of their own.
+        """
+        try:
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
+            model.get_layer("spectrogram")
+        except Exception as error:  # what Keras raises for a file that is none differs by what is wrong with it
+            raise EncoderError(
+                f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found: {error}"
+            ) from error
+        return cls(model, Path(path))
+
+    @property
+    def dimension(self):
+        """D, the size of an embedding."""
+        return self.model.output_shape[-1]
+
+    @property
+    def minimum_samples(self):
+        """Samples of the shortest recording that the trunk's pooling leaves something of."""
+        return samples_for(self.model.get_layer("spectrogram").minimum_frames)
+
+    @property
+    def fingerprint(self):
+        """SHA-256 (hex) of the layers and weights: the same wherever, and however often, the encoder is saved."""
+        digest = hashlib.sha256()
+        spectrogram = self.model.get_layer("spectrogram")
+        digest.update(f"{spectrogram.rows} {spectrogram.log_magnitude}\n".encode())
+        for layer in self.model.layers:
+            digest.update(f"{type(layer).__name__} {layer.name}\n".encode())
+            for weight in layer.get_weights():
+                digest.update(f"{weight.dtype.str} {weight.shape}\n".encode() + weight.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def calibration_path(self):
+        """Where this encoder's calibration is kept: `encoder.calibration.json` beside `encoder.keras`."""
+        return self.path.with_suffix(".calibration.json")
+
+    @property
+    def calibration(self):
+        """The calibration beside the encoder's file, or None; CalibrationError if it belongs to another encoder."""
+        if self.path is None or not self.calibration_path.exists():
+            return None
+        calibration = Calibration.load(self.calibration_path)
+        if calibration.fingerprint != self.fingerprint:
+            raise CalibrationError(
+                f"{self.calibration_path} was made for another encoder ({calibration.fingerprint[:12]}) than "
+                f"{self.path} ({self.fingerprint[:12]}): make it anew with vggvox_tf.evaluate, or delete it"
+            )
+        return calibration
+
+    def embed_files(self, paths, root="", crops=None, lengths=None, batch_size=32, progress=None, errors=None):
+        """Embeds recordings without padding any.
+
+        Recordings of equally many frames share a batch; samples after the last whole frame, which no spectrogram
+        contains, are cut off first. So a recording's vectors do not depend on which others are embedded with it.
+
+        Args:
+          paths: N file names, relative to `root`.
+          crops: None embeds whole recordings. A number embeds as many crops of 3 s, evenly spaced from the start to the
+            end; a recording shorter than 3 s is all of its crops.
+          lengths: (N,) samples as `lengths` gives them, where they are known already.
+          batch_size: the most recordings, or crops, in a batch.
+          progress: called with the number of recordings done, after each batch.
+          errors: a dict that takes index -> AudioError of recordings that cannot be used, whose rows become NaN.
+            Without it they raise.
+
+        Returns:
+          float32 (N, D), or (N, crops, D), in the order of `paths`, as they come out of the encoder.
+
+        Raises:
+          audio.AudioError: some recordings cannot be used; how many, and what is wrong with the first.
+        """
+        found = {} if errors is None else errors
+        embeddings = np.full((len(paths), *([crops] if crops else []), self.dimension), np.nan, np.float32)
+        done = 0
+        for indices, vectors in self.embed_batches(paths, root, crops, lengths, batch_size, found):
+            embeddings[indices] = vectors
+            done += len(indices)
+            if progress:
+                progress(done)
+        if progress and found:
+            progress(len(paths))
+        if found and errors is None:
+            first = found[min(found)]
+            count = f"{len(found)} of {len(paths)} recordings cannot be used"
+            raise audio.AudioError(first.path, f"{first.reason} ({count})" if len(paths) > 1 else first.reason)
+        return embeddings
+
+    def embed_batches(self, paths, root, crops, lengths, batch_size, errors):
+        """Yields (indices (B,), vectors (B, D) or (B, crops, D)) in the order of length; see `embed_files`."""
+        if not len(paths):
+            raise ValueError("no recordings to embed")
+        root = Path(root)
+
+        def load(index):
+            path = root / paths[index]
+            try:
+                waveform = audio.load(path)
+                if waveform.size < self.minimum_samples:
+                    needed = f"this encoder needs at least {self.minimum_samples / SAMPLE_RATE:.2f} s"
+                    raise audio.AudioError(path, f"lasts {waveform.size / SAMPLE_RATE:.2f} s; {needed}")
+                return _views(waveform, crops)
+            except audio.AudioError as error:
+                errors[int(index)] = error
+                return np.zeros((0, 0), np.float32)
+
+        # Neighbours in the order of length share batches; the lengths by header only serve to put them in order.
+        order = np.argsort(self.lengths(paths, root) if lengths is None else lengths, kind="stable")
+        loaded = ((i, views) for i, views in _parallel(order, load, tf.float32) if len(views))
+        for (count, _), group in itertools.groupby(loaded, key=lambda item: item[1].shape):
+            while batch := list(itertools.islice(group, max(1, batch_size // count))):
+                vectors = self._forward(np.concatenate([views for _, views in batch])).numpy()
+                vectors = vectors.reshape(len(batch), count, -1)
+                yield np.array([i for i, _ in batch]), np.repeat(vectors, crops // count, 1) if crops else vectors[:, 0]
+
+    def lengths(self, paths, root=""):
+        """Samples (N,) at 16 kHz of recordings by their headers; 0 where a header cannot be read."""
+
+        def length(index):
+            try:
+                return np.int64(audio.num_samples(Path(root) / paths[index]))
+            except audio.AudioError:
+                return np.int64(0)  # reading the recording reports the error
+
+        return np.array([n for _, n in _parallel(np.arange(len(paths)), length, tf.int64)])
+
+    def embed_waveforms(self, waveforms, batch_size=32):
+        """Embeds waveforms: a list of N float arrays (n,) at 16 kHz in [-1, 1], of any lengths, to float32 (N, D).
+
+        Raises:
+          ValueError: a waveform is not one-dimensional, of another type, too short, silent, or not finite.
+        """
+        trimmed = []
+        for number, waveform in enumerate(waveforms):
+            waveform = np.asarray(waveform)
+            if waveform.ndim != 1 or waveform.dtype.kind != "f":
+                raise ValueError(
+                    f"waveform {number}: expected a float array (samples,) at 16 kHz in [-1, 1], received "
+                    f"{waveform.dtype} {waveform.shape}"
+                )
+            if waveform.size < self.minimum_samples:
+                raise ValueError(
+                    f"waveform {number}: expected at least {self.minimum_samples} samples "
+                    f"({self.minimum_samples / SAMPLE_RATE:.2f} s at 16 kHz), received {waveform.size}"
+                )
+            peak = np.abs(waveform).max()
+            if not audio.SILENCE <= peak <= audio.OVERLOAD:  # false for NaN, too
+                raise ValueError(f"waveform {number}: expected speech in [-1, 1], received a peak of {peak:g}")
+            trimmed.append(_views(waveform.astype(np.float32), None)[0])
+        embeddings = np.empty((len(trimmed), self.dimension), np.float32)
+        order = sorted(range(len(trimmed)), key=lambda i: trimmed[i].size)
+        for _, group in itertools.groupby(order, key=lambda i: trimmed[i].size):
+            while batch := list(itertools.islice(group, batch_size)):
+                embeddings[batch] = self._forward(np.stack([trimmed[i] for i in batch])).numpy()
+        return embeddings
+
+    def compare(self, a, b, threshold=None, p_target=0.5):
+        """A decision.Decision on two embeddings (D,): same speaker or not, by the calibration or a given threshold."""
+        a, b = scoring.unit_length(np.stack([a, b]))
+        return decide(a @ b, self.calibration, threshold, p_target)
+
+
+def _views(waveform, crops):
+    """What of a recording is embedded, as (1, samples) or (crops, CROP_SAMPLES)."""
+    if not crops or waveform.size <= CROP_SAMPLES:
+        return waveform[np.newaxis, : samples_for(frames_in(waveform.size))]
+    starts = np.linspace(0, waveform.size - CROP_SAMPLES, crops).round().astype(int)
+    return np.stack([waveform[start : start + CROP_SAMPLES] for start in starts])
+
+
+def _parallel(indices, function, dtype):
+    """Yields (index, function(index)) in the order of `indices`, computed on several threads ahead of their use."""
+
+    def op(index):
+        return index, tf.numpy_function(function, [index], dtype, stateful=False)
+
+    mapped = tf.data.Dataset.from_tensor_slices(indices).map(op, tf.data.AUTOTUNE, deterministic=True)
+    return mapped.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
