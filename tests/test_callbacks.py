@@ -26,7 +26,7 @@ def test_trial_evaluation_by_hand(trials, monkeypatch):
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     encoder = SimpleNamespace(embed_files=lambda *_, **__: 3 * vectors)
     monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda model: encoder)
-    evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0, batch_size=4)
+    evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0)
     logs = {"loss": 1.0}
     evaluation.on_epoch_end(0, logs)
     assert logs["val_loss"] == pytest.approx((0.5 + 0.2327 / 2) / 2, abs=1e-4)

@@ -25,18 +25,17 @@ class TrialEvaluation(keras.callbacks.Callback):
       embeddings: (U, D) of the last epoch, in the order of trials.paths, for callbacks that come after.
     """
 
-    def __init__(self, encoder, trials, margin, batch_size, note=""):
+    def __init__(self, encoder, trials, margin, note=""):
         super().__init__()
         self.encoder = SpeakerEncoder(encoder)
         self.trials = trials
         self.note = note
         self.margin = margin
-        self.batch_size = batch_size
         self.embeddings = None
 
     def on_epoch_end(self, epoch, logs=None):
         start = time.monotonic()
-        self.embeddings = self.encoder.embed_files(self.trials.paths, self.trials.root, batch_size=self.batch_size)
+        self.embeddings = self.encoder.embed_files(self.trials.paths, self.trials.root)
         labels = self.trials.labels
         cosines = scoring.score(self.trials, self.embeddings)
         summary = metrics.summary(cosines, labels)

@@ -28,12 +28,12 @@ def define_flags():
     flags.DEFINE_string("trials", None, "Instead of --corpus: a trial list, whose recordings are embedded.")
     flags.DEFINE_string("root", None, "Folder the paths start from; default: the manifest's or the list's own.")
     flags.DEFINE_string("output", None, "File for the embeddings, ending in .npz.")
-    flags.DEFINE_integer("batch_size", 32, "Most recordings embedded at a time.", 1)
+    flags.DEFINE_integer("batch_size", 8, "Most recordings embedded at a time.", 1)
     flags.mark_flags_as_required(["encoder", "output"])
     flags.mark_flags_as_mutual_exclusive(["corpus", "trials"], required=True)
 
 
-def embed(encoder, root, paths, speakers, lengths, output, batch_size=32, save_every=60):
+def embed(encoder, root, paths, speakers, lengths, output, batch_size=8, save_every=60):
     """Embeds recordings into `output`, in the order of `paths`, going on from the parts of an interrupted run.
 
     Args:

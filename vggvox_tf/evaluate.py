@@ -60,7 +60,7 @@ def define_flags():
     flags.DEFINE_string("development_root", None, "Folder its paths start from; default: the list's own.")
     flags.DEFINE_float("threshold", None, "Count the decisions on the raw scores at this threshold, too.")
     flags.DEFINE_string("output", None, "Folder for the report; default: eval-LISTS beside the encoder.")
-    flags.DEFINE_integer("batch_size", 32, "Most recordings, or crops, embedded at a time.", 1)
+    flags.DEFINE_integer("batch_size", 8, "Most recordings, or crops, embedded at a time.", 1)
     flags.mark_flags_as_required(["encoder", "trials"])
 
 

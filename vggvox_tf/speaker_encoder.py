@@ -1,7 +1,11 @@
 """A trained encoder ready for use: recordings or waveforms to embeddings, and two embeddings to a decision."""
 
+import collections
 import hashlib
 import itertools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -16,6 +20,11 @@ from vggvox_tf.frontend import SAMPLE_RATE, crop_samples, frames_in, samples_for
 # Test-time crops (Chung et al. 2018, section 4.3): ten of 3 s a recording.
 CROPS = 10
 CROP_SAMPLES = crop_samples(3)
+
+# Recordings are decoded, and batches embedded, on several threads: a forward pass on its own leaves cores idle between
+# its operations. More than a few passes at a time only take memory.
+THREADS = 2 * (os.cpu_count() or 1)
+FORWARD_PASSES = 4
 
 
 class EncoderError(ValueError):
@@ -93,7 +102,7 @@ class SpeakerEncoder:
             )
         return calibration
 
-    def embed_files(self, paths, root="", crops=None, lengths=None, batch_size=32, progress=None, errors=None):
+    def embed_files(self, paths, root="", crops=None, lengths=None, batch_size=8, progress=None, errors=None):
         """Embeds recordings without padding any.
 
         Recordings of equally many frames share a batch; samples after the last whole frame, which no spectrogram
@@ -135,41 +144,68 @@ class SpeakerEncoder:
         """Yields (indices (B,), vectors (B, D) or (B, crops, D)) in the order of length; see `embed_files`."""
         if not len(paths):
             raise ValueError("no recordings to embed")
-        root = Path(root)
+        lengths = self.lengths(paths, root) if lengths is None else np.asarray(lengths)
+        # By the headers; should one lie, its recording only misses the company of its equals.
+        order = np.argsort(lengths, kind="stable")
+        frames = np.where(crops and lengths > CROP_SAMPLES, 0, frames_in(lengths))
+        batches = [
+            group[start : start + step]
+            for group in np.split(order, np.flatnonzero(np.diff(frames[order])) + 1)
+            for step in [max(1, batch_size // crops) if crops and not frames[group[0]] else batch_size]
+            for start in range(0, len(group), step)
+        ]
+        passes = threading.Semaphore(FORWARD_PASSES)
 
-        def load(index):
-            path = root / paths[index]
-            try:
-                waveform = audio.load(path)
-                if waveform.size < self.minimum_samples:
-                    needed = f"this encoder needs at least {self.minimum_samples / SAMPLE_RATE:.2f} s"
-                    raise audio.AudioError(path, f"lasts {waveform.size / SAMPLE_RATE:.2f} s; {needed}")
-                return _views(waveform, crops)
-            except audio.AudioError as error:
-                errors[int(index)] = error
-                return np.zeros((0, 0), np.float32)
+        def embed(batch):
+            loaded = [
+                (index, views) for index in batch if (views := self._load(paths, root, index, crops, errors)).size
+            ]
+            results = []
+            for shape in sorted({views.shape for _, views in loaded}):
+                indices = [index for index, views in loaded if views.shape == shape]
+                waveforms = np.concatenate([views for _, views in loaded if views.shape == shape])
+                with passes:
+                    vectors = self._forward(waveforms).numpy().reshape(len(indices), shape[0], -1)
+                # A recording that is too short for crops has one view, which is all of them.
+                vectors = np.repeat(vectors, crops // shape[0], axis=1) if crops else vectors[:, 0]
+                results.append((np.array(indices), vectors))
+            return results
 
-        # Neighbours in the order of length share batches; the lengths by header only serve to put them in order.
-        order = np.argsort(self.lengths(paths, root) if lengths is None else lengths, kind="stable")
-        loaded = ((i, views) for i, views in _parallel(order, load, tf.float32) if len(views))
-        for (count, _), group in itertools.groupby(loaded, key=lambda item: item[1].shape):
-            while batch := list(itertools.islice(group, max(1, batch_size // count))):
-                vectors = self._forward(np.concatenate([views for _, views in batch])).numpy()
-                vectors = vectors.reshape(len(batch), count, -1)
-                yield np.array([i for i, _ in batch]), np.repeat(vectors, crops // count, 1) if crops else vectors[:, 0]
+        with ThreadPoolExecutor(THREADS) as pool:
+            ahead = collections.deque()
+            for batch in batches:
+                ahead.append(pool.submit(embed, batch))
+                if len(ahead) > 2 * THREADS:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+
+    def _load(self, paths, root, index, crops, errors):
+        """What of a recording is embedded, (1, samples) or (crops, CROP_SAMPLES); or nothing, noted in `errors`."""
+        path = Path(root) / paths[index]
+        try:
+            waveform = audio.load(path)
+            if waveform.size < self.minimum_samples:
+                needed = f"this encoder needs at least {self.minimum_samples / SAMPLE_RATE:.2f} s"
+                raise audio.AudioError(path, f"lasts {waveform.size / SAMPLE_RATE:.2f} s; {needed}")
+            return _views(waveform, crops)
+        except audio.AudioError as error:
+            errors[int(index)] = error
+            return np.zeros((0, 0), np.float32)
 
     def lengths(self, paths, root=""):
         """Samples (N,) at 16 kHz of recordings by their headers; 0 where a header cannot be read."""
 
-        def length(index):
+        def length(path):
             try:
-                return np.int64(audio.num_samples(Path(root) / paths[index]))
+                return audio.num_samples(Path(root) / path)
             except audio.AudioError:
-                return np.int64(0)  # reading the recording reports the error
+                return 0  # reading the recording reports the error
 
-        return np.array([n for _, n in _parallel(np.arange(len(paths)), length, tf.int64)])
+        with ThreadPoolExecutor(THREADS) as pool:
+            return np.fromiter(pool.map(length, paths), np.int64, len(paths))
 
-    def embed_waveforms(self, waveforms, batch_size=32):
+    def embed_waveforms(self, waveforms, batch_size=8):
         """Embeds waveforms: a list of N float arrays (n,) at 16 kHz in [-1, 1], of any lengths, to float32 (N, D).
 
         Raises:
@@ -211,13 +247,3 @@ def _views(waveform, crops):
         return waveform[np.newaxis, : samples_for(frames_in(waveform.size))]
     starts = np.linspace(0, waveform.size - CROP_SAMPLES, crops).round().astype(int)
     return np.stack([waveform[start : start + CROP_SAMPLES] for start in starts])
-
-
-def _parallel(indices, function, dtype):
-    """Yields (index, function(index)) in the order of `indices`, computed on several threads ahead of their use."""
-
-    def op(index):
-        return index, tf.numpy_function(function, [index], dtype, stateful=False)
-
-    mapped = tf.data.Dataset.from_tensor_slices(indices).map(op, tf.data.AUTOTUNE, deterministic=True)
-    return mapped.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

@@ -223,7 +223,7 @@ def main(_):
     evaluations = []
     if trials:
         evaluation = callbacks.TrialEvaluation(
-            encoder, trials, FLAGS.margin, FLAGS.batch_size, trials.known_speakers_note(corpus.speaker_names)
+            encoder, trials, FLAGS.margin, trials.known_speakers_note(corpus.speaker_names)
         )
         evaluations = [evaluation, callbacks.ProjectorExport(evaluation, run.folder / "validation", FLAGS.seed)]
     try:
