@@ -23,6 +23,7 @@ def test_a_decision_in_words():
     assert lines[2].split()[:2] == ["probability", "0.7311"]  # 1 / (1 + e⁻¹)
     assert lines[3].split()[:2] == ["threshold", "0.4000,"] and "dev.txt" in lines[3] and len(lines) == 4
     assert verify.describe(decide(0.3, CALIBRATION), 0.5).startswith("different speakers\n")
+    assert "No cosine reaches" in verify.describe(decide(0.9, CALIBRATION, p_target=1e-4), 1e-4)  # (9.2 + 4) / 10 > 1
 
 
 def test_without_a_calibration_nothing_is_pretended():

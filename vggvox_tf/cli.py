@@ -41,6 +41,8 @@ def start(main, arguments=False):
             return main(argv)
         except EXPLAINED as error:
             print(f"error: {error}", file=sys.stderr)
+        except BrokenPipeError:  # of `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             _leave(130)  # what a shell expects after Ctrl-C

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class SpeakerEncoder:
 
         Keras's safe mode refuses files that bring code of their own.
         """
+        if not zipfile.is_zipfile(path):  # about which Keras says that there is no such file
+            found = "another kind of file" if os.path.exists(path) else "no such file"
+            raise EncoderError(
+                f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found {found}"
+            )
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
             model.get_layer("spectrogram")

@@ -49,6 +49,8 @@ def describe(decision, p_target):
         lines.append(f"probability  {decision.probability:.4f} of the same speaker, given a prior of {p_target:g}")
     if decision.threshold:
         lines.append(f"threshold    {decision.threshold.score:.4f}, {decision.threshold.source}")
+        if decision.threshold.score > 1:
+            lines.append("No cosine reaches this threshold: against this prior, the encoder's word is never enough.")
     if decision.probability is None:
         lines.append(UNCALIBRATED)
     return "\n".join(lines)
