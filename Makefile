@@ -8,13 +8,18 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 RUNS := runs/quickstart
 
-.PHONY: help quickstart test lint tensorboard clean
+# The run that was begun or continued last.
+LOGDIR = $(shell find runs -name flags.cfg -printf '%T@ %h\n' 2>/dev/null | sort -rn | head -n 1 | cut -d ' ' -f 2-)
+HOST := localhost
+
+.PHONY: help quickstart test browser-test lint tensorboard clean
 
 help:
 	@echo "make quickstart   train and test an encoder on a demo corpus, in about five minutes"
 	@echo "make test         run the tests"
+	@echo "make browser-test test what TensorBoard shows in a browser; needs Debian's chromium and chromium-driver"
 	@echo "make lint         run the linter"
-	@echo "make tensorboard  look at all runs"
+	@echo "make tensorboard  look at the latest run (LOGDIR=runs: at all; HOST=0.0.0.0: from other machines)"
 
 # Installs again when a requirements file is newer than the last installation.
 $(VENV)/runtime: requirements.txt
@@ -44,12 +49,16 @@ quickstart: $(VENV)/runtime
 test: $(VENV)/development
 	$(RUN) pytest -q --durations=10
 
+browser-test: $(VENV)/development
+	$(RUN) pytest -q -m browser tests/test_browser.py
+
 lint: $(VENV)/development
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
 tensorboard: $(VENV)/runtime
-	$(RUN) tensorboard.main --logdir=runs --host=localhost
+	@test -n "$(LOGDIR)" || { echo "There is no run in runs/ yet. Give its folder: make tensorboard LOGDIR=…" >&2; exit 1; }
+	$(RUN) tensorboard.main --logdir=$(LOGDIR) --host=$(HOST)
 
 clean:
 	rm -rf $(VENV) data/demo $(RUNS)

@@ -1,10 +1,31 @@
+import time
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorboard.backend.event_processing import plugin_event_multiplexer as event_multiplexer
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import backend_context, list_session_groups
+from tensorboard.plugins.hparams.api_pb2 import (
+    STATUS_RUNNING,
+    STATUS_SUCCESS,
+    STATUS_UNKNOWN,
+    ColParams,
+    ListSessionGroupsRequest,
+)
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.util import tensor_util
 
-from vggvox_tf import callbacks, metrics, projector
+from vggvox_tf import callbacks, clusters, metrics, projector, summaries
 from vggvox_tf.run import Run
+from vggvox_tf.training_model import TrainingModel
 from vggvox_tf.trials import read_trials
 
 
@@ -32,21 +53,178 @@ def test_trial_evaluation_by_hand(trials, monkeypatch):
     assert logs["val_loss"] == pytest.approx((0.5 + 0.2327 / 2) / 2, abs=1e-4)
     assert logs["val_eer"] == pytest.approx(0.5)
     assert logs["val_auc"] == metrics.auc([0.5, 1, 0, 0.866], [1, 1, 0, 0]) == 0.75
+    # At the threshold, between 0.5 and 0.866, a target and a non-target are accepted, and one of each rejected.
+    assert [logs[f"val_{name}_at_eer"] for name in ("accuracy", "precision", "recall")] == [0.5, 0.5, 0.5]
+    assert evaluation.logs == {name: value for name, value in logs.items() if name != "loss"}
+    assert evaluation.embeddings.shape == (4, 2) and evaluation.cosines[0] == pytest.approx(0.5)
 
 
-def test_projector_shows_the_same_recordings_every_epoch(trials, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps_done, evaluated", [(0, True), (25, False)])
+def test_only_a_new_run_is_evaluated_before_training(trials, monkeypatch, steps_done, evaluated):
+    vectors = np.eye(4, dtype=np.float32)
+    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=lambda *_: vectors))
+    evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0)
+    evaluation.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=steps_done)))
+    evaluation.on_train_begin()
+    assert (evaluation.embeddings is not None) == evaluated == ("val_eer" in evaluation.logs)
+
+
+def events_of(folder):
+    """step -> tag -> value of all that was written into a folder's one event file."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    found = {}
+    for event in EventFileLoader(str(path)).Load():
+        for value in event.summary.value:
+            found.setdefault(event.step, {})[value.tag] = value
+    return found
+
+
+@pytest.fixture
+def events(tmp_path):
+    events = callbacks.EventFiles(tmp_path / "run")
+    events.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.5)))
+    return events
+
+
+def test_logs_become_scalars_of_training_and_validation(events):
+    events.evaluation = SimpleNamespace(logs={"val_eer": 0.5})
+    events.on_train_begin()
+    events.on_epoch_end(0, {"loss": 2.0, "val_eer": 0.25})
+    events.on_train_end()
+    scalars = {
+        folder: {
+            step: {tag: tensor_util.make_ndarray(value.tensor) for tag, value in values.items()}
+            for step, values in events_of(events.folder / folder).items()
+        }
+        for folder in ("train", "validation")
+    }
+    assert scalars["train"] == {0: {"epoch_loss": 2.0, "epoch_learning_rate": 0.5}}
+    assert scalars["validation"] == {-1: {"epoch_eer": 0.5}, 0: {"epoch_eer": 0.25}}
+
+
+def test_pictures_of_the_trials(events, trials, monkeypatch):
+    """Cosines ½, 1 | 0, √¾: target distances 1 and 0, in the histogram's bins from 1 and from 0; non-targets √2 and
+    √(2 − √3) = 0.518, in those from 1.4 and 0.5. Of the trials on the wrong side of 0.6, the non-target at 0.866 is by
+    0.266 and the target at 0.5 by 0.1."""
+    monkeypatch.setattr(summaries.audio, "load", lambda path: np.full(16_000, 0.1, np.float32))
+    cosines = np.array([0.5, 1, 0, 0.75**0.5], np.float32)
+    evaluation = SimpleNamespace(trials=trials, cosines=cosines, eer_threshold=0.6, logs={"val_eer": 0.5})
+    pictures = callbacks.TrialPictures(evaluation, events, listen=2)
+    pictures.on_train_begin()
+    pictures.on_epoch_end(0)
+    events.on_train_end()
+    written = events_of(events.folder / "validation")
+    assert written.keys() == {-1, 0}
+    for kind, starts in (("targets", [0.0, 1.0]), ("non-targets", [0.5, 1.4])):
+        bins = tensor_util.make_ndarray(written[0][f"trial_distance/{kind}"].tensor)
+        assert bins.shape == (summaries.BINS, 3) and bins[:, 2].sum() == 2
+        np.testing.assert_allclose(bins[bins[:, 2] > 0, 0], starts)
+    # Rows: true and false positives, true and false negatives, precision, recall, over rising thresholds.
+    curve = tensor_util.make_ndarray(written[0]["trials/pr_curves"].tensor)
+    assert curve.shape == (6, summaries.PR_THRESHOLDS)
+    assert curve[5, 0] == 1 and (np.diff(curve[5]) <= 0).all() and curve[4, 0] == 0.5
+    for name in ("ROC", "DET", "distances"):
+        width, height, png = written[0][f"trials/{name}"].tensor.string_val
+        assert tf.io.decode_png(png).shape == (int(height), int(width), 3)
+    descriptions = [written[0][f"hardest trials, epoch 01/{rank}"].metadata.summary_description for rank in (1, 2)]
+    assert descriptions == [
+        "Non-target, cosine 0.866, threshold 0.600: `ann/x/1.wav`, `bob/3.wav`",
+        "Target, cosine 0.500, threshold 0.600: `ann/x/0.wav`, `ann/x/1.wav`",
+    ]
+    (clip,) = written[0]["hardest trials, epoch 01/1"].tensor.string_val
+    assert tf.audio.decode_wav(clip).audio.shape == (2 * 16_000 + 8_000, 1)
+
+
+def test_a_run_is_one_row_of_the_hparams_table(tmp_path):
+    """Started, ended after an epoch, and continued: the EER of the last epoch and the best of both, in one row."""
+    columns = [hparams.HParam("stage", hparams.Discrete(["softmax"])), hparams.HParam("margin")]
+    for epoch, (best, eer) in enumerate([(float("inf"), 0.1), (0.1, 0.2)]):
+        events = callbacks.EventFiles(tmp_path / "a run")
+        row = callbacks.HParams(events, columns, {"stage": "softmax", "margin": 0.5}, best)
+        row.on_train_begin()
+        row.on_epoch_end(epoch, {"loss": 1.0, "val_eer": eer, "val_min_dcf": 0.9})
+        row.on_train_end()
+        events.on_train_end()
+        time.sleep(1.1)  # the names of event files differ by the second
+    events = event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
+    events.Reload()
+    context = backend_context.Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path))))
+    request = RequestContext()
+    tags = context.hparams_metadata(request, "")
+    experiment = context.experiment_from_metadata(request, "", True, tags, [])
+    statuses = [STATUS_UNKNOWN, STATUS_SUCCESS, STATUS_RUNNING]
+    columns = [ColParams(metric=info.name) for info in experiment.metric_infos]
+    asked = ListSessionGroupsRequest(start_index=0, slice_size=9, allowed_statuses=statuses, col_params=columns)
+    handler = list_session_groups.Handler(request, context, "", asked)
+    (group,) = handler.run().session_groups
+    assert group.name == "a run" and len(group.sessions) == 1
+    assert group.hparams["stage"].string_value == "softmax" and group.hparams["margin"].number_value == 0.5
+    values = {metric.name.tag: metric.value for metric in group.metric_values}
+    assert values == pytest.approx({"best_eer": 0.1, "eer": 0.2, "min_dcf": 0.9, "loss": 1.0})
+
+
+@pytest.fixture
+def shown(trials, tmp_path):
+    """An evaluation before training, and event files, such as ProjectorExport wants: 0°, 60°, 90° and 100°."""
+    encoder = SimpleNamespace(lengths=lambda paths, root: np.full(len(paths), 24_000))
+    angles = np.radians([0, 60, 90, 100])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    evaluation = SimpleNamespace(trials=trials, encoder=encoder, embeddings=vectors, logs={"val_eer": 0.25})
+    events = SimpleNamespace(folder=tmp_path / "run", writer=lambda name: writers[name])
+    writers = {"validation": tf.summary.create_file_writer(str(events.folder / "validation"))}
+    return evaluation, events
+
+
+def projector_titles(folder):
+    config = text_format.Parse((folder / projector.CONFIG_NAME).read_text(), ProjectorConfig())
+    return [entry.tensor_name for entry in config.embeddings]
+
+
+def test_projector_before_training_every_second_epoch_and_at_the_end(shown):
+    """Of ann's 0° and 60° and bob's 90° and 100°, 60° is nearest to 90°, the others to their own: ¾. Before training
+    ann's are 0° and 90°, bob's 60° and 100°, and all are nearest to the other's: 0."""
+    evaluation, events = shown
+    export = callbacks.ProjectorExport(evaluation, events, seed=0, every=2)
+    evaluation.embeddings = evaluation.embeddings[[0, 2, 1, 3]]
+    export.on_train_begin()
+    assert evaluation.logs["val_nearest_neighbour_share"] == 0
+    evaluation.embeddings = evaluation.embeddings[[0, 2, 1, 3]]
+    for epoch, eer in enumerate((0.2, 0.1, 0.05)):
+        evaluation.logs = {"val_eer": eer}
+        logs = {}
+        export.on_epoch_end(epoch, logs)
+        assert logs["val_nearest_neighbour_share"] == 0.75
+        assert logs["val_silhouette"] == clusters.silhouette(evaluation.embeddings, [0, 0, 1, 1])
+    folder = events.folder / "validation"
+    assert projector_titles(folder) == [
+        "speakers, epoch 02 (EER 10.0 %)",
+        "(newest) epoch 02 (EER 10.0 %)",
+        "before training (EER 25.0 %)",
+    ]
+    assert (folder / "metadata-epoch-0002.tsv").read_text().splitlines()[:2] == [
+        "speaker\tsession\tgender\tseconds\tfile\tnearest other speaker",
+        "ann\tx\t\t1.50\tann/x/0.wav\tbob",
+    ]
+    export.on_train_end()
+    assert projector_titles(folder)[1] == "(newest) epoch 03 (EER 5.0 %)"
+    assert "t-SNE" in (folder / "epoch-0003.bookmarks.json").read_text()
+    assert (events.folder / "map.png").exists()
+
+
+def test_projector_shows_the_same_recordings_every_time(shown, monkeypatch):
     monkeypatch.setattr(projector, "MAX_ROWS", 3)
-    evaluation = SimpleNamespace(trials=trials, embeddings=np.arange(8.0).reshape(4, 2).astype(np.float32))
-    export = callbacks.ProjectorExport(evaluation, tmp_path / "run", seed=1)
-    assert len(export.rows) == 3 and (np.diff(export.rows) > 0).all()
-    assert callbacks.ProjectorExport(evaluation, tmp_path / "run", seed=1).rows.tolist() == export.rows.tolist()
-    for epoch in range(2):
-        export.on_epoch_end(epoch, {"val_eer": 0.25})
-    metadata = (tmp_path / "run" / "metadata.tsv").read_text().splitlines()
-    expected = [f"{path.split('/')[0]}\t{path}" for path in trials.paths[export.rows]]
-    assert metadata == ["speaker\tutterance", *expected]
-    config = (tmp_path / "run" / "projector_config.pbtxt").read_text()
-    assert "epoch 01 (EER 25.0 %)" in config and "epoch-0002.tsv" in config
+    rows = callbacks.ProjectorExport(*shown, seed=1).rows
+    assert len(rows) == 3 and (np.diff(rows) > 0).all()
+    assert callbacks.ProjectorExport(*shown, seed=1).rows.tolist() == rows.tolist()
+    rows = callbacks.ProjectorExport(*shown, seed=1, speakers=1).rows
+    assert rows.tolist() in ([0, 1], [2, 3])
+
+
+def test_a_resumed_run_has_no_tensor_before_training(shown):
+    evaluation, events = shown
+    evaluation.logs = {}
+    callbacks.ProjectorExport(evaluation, events, seed=0).on_train_begin()
+    assert not (events.folder / "validation" / projector.CONFIG_NAME).exists()
 
 
 def test_throughput_counts_utterances(monkeypatch):
@@ -59,7 +237,44 @@ def test_throughput_counts_utterances(monkeypatch):
         throughput.on_train_batch_end(batch)
     logs = {}
     throughput.on_epoch_end(0, logs)
-    assert logs == {"utterances_per_second": 12.0}
+    assert logs == {"utterances_per_second": 12.0, "input_wait_share": 0.0}
+
+
+def test_share_of_the_time_spent_waiting_for_batches(caplog):
+    """A batch takes 50 ms to come and a step 50 ms to compute: half of the time, above the tenth worth a warning."""
+
+    def slow(wait):
+        def run(x):
+            time.sleep(wait)
+            return x
+
+        return lambda x: tf.ensure_shape(tf.numpy_function(run, [x], tf.float32), x.shape)
+
+    for wait, low, high in ((0.05, 0.3, 0.7), (0.0, 0.0, 0.1)):
+        throughput = callbacks.Throughput(batch_size=2)
+        ones = tf.data.Dataset.from_tensors(tf.ones([2, 1])).repeat()
+        batches = tf.data.Dataset.zip(ones.map(slow(wait)), ones)
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(slow(0.05)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", jit_compile=False)
+        caplog.clear()
+        timed = throughput.timed(batches)
+        fitted = model.fit(timed, epochs=2, steps_per_epoch=10, shuffle=False, verbose=0, callbacks=[throughput])
+        share = fitted.history["input_wait_share"][1]  # the first epoch's time has the compilation in it
+        assert low <= share <= high
+        assert ("of the time was spent waiting for recordings" in caplog.text) == (wait > 0)
+
+
+def test_gradient_norm_by_hand():
+    """y = w·x + b from x = (3, 4), w = b = 0, to 1 with the loss (y − 1)²: the gradient of w is 2·(0 − 1)·x = (−6, −8).
+
+    Its norm is 10. The bias, whose gradient is −2, does not count. At a learning rate of 0.1 w becomes (0.6, 0.8).
+    """
+    inputs = keras.Input((2,))
+    model = TrainingModel(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"], jit_compile=False)
+    history = model.fit(np.array([[3.0, 4.0]]), np.array([[1.0]]), verbose=0).history
+    assert history == {"loss": [1.0], "mae": [1.0], "gradient_norm": [pytest.approx(10.0)]}
+    np.testing.assert_allclose(model.get_weights()[0], [[0.6], [0.8]], rtol=1e-6)
 
 
 def test_a_loss_that_is_no_number_is_not_saved(tmp_path):

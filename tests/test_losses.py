@@ -72,6 +72,22 @@ def test_hard_negative_loss_by_hand():
     assert float(tf.function(loss)(SPEAKERS, LINE)) == pytest.approx(5.0, rel=1e-5)
 
 
+def test_pair_metrics_by_hand():
+    """All six pairs: positive 1 and 1; negative 3, 4, 2 and 3, of which margin 3 leaves one with a loss: 3 of 6.
+
+    As drawn pairs: rows 0–2 and 1–3, both negative and 3 apart, no loss at margin 3 and no positive pair.
+    """
+    for pairs, active, positive, negative in ((losses.all_pairs, 3 / 6, 1, 3), (losses.drawn_pairs, 0, 0, 3)):
+        assert float(losses.active_pairs(SPEAKERS, LINE, pairs, margin=3.0)) == active
+        assert float(losses.positive_distance(SPEAKERS, LINE, pairs)) == pytest.approx(positive)
+        assert float(losses.negative_distance(SPEAKERS, LINE, pairs)) == pytest.approx(negative)
+    """Two positive pairs at 1 and a negative one that coincides: all have a loss."""
+    speakers, embeddings = tf.constant([0, 1, 2, 0, 1, 3]), tf.constant([[0.0], [3.0], [9.0], [1.0], [4.0], [9.0]])
+    assert float(losses.active_pairs(speakers, embeddings, losses.drawn_pairs, 1.0)) == 1
+    assert float(losses.positive_distance(speakers, embeddings, losses.drawn_pairs)) == 1
+    assert float(losses.negative_distance(speakers, embeddings, losses.drawn_pairs)) == 0
+
+
 def test_a_perfect_and_an_all_wrong_batch():
     perfect = tf.constant([[0.0], [0.0], [9.0], [9.0]])
     wrong = tf.constant([[0.0], [9.0], [0.0], [9.0]])

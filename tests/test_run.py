@@ -52,3 +52,12 @@ def test_history_is_rewound_to_the_checkpoint(tmp_path):
     (run.folder / "history.csv").write_text("epoch,loss,val_eer\n0,3,0.2\n1,2,0.1\n2,1,0.05\n2,")
     assert run.rewind_history(2) == 0.1
     assert (run.folder / "history.csv").read_text().split() == ["epoch,loss,val_eer", "0,3,0.2", "1,2,0.1"]
+
+
+def test_history_of_a_run_that_an_update_gave_more_columns(tmp_path):
+    run = Run(tmp_path / "run", FLAGS)
+    (run.folder / "history.csv").write_text("epoch,loss,val_eer\n0,3,0.2\n")
+    run.record_epoch(1, {"val_eer": 0.1, "gradient_norm": 5.0, "loss": 2.0})
+    rows = (run.folder / "history.csv").read_text().split()
+    assert rows == ["epoch,gradient_norm,loss,val_eer", "0,,3,0.2", "1,5.0,2.0,0.1"]
+    assert run.rewind_history(1) == 0.2

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from conftest import voice
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from vggvox_tf import cli, train
 from vggvox_tf.speaker_encoder import SpeakerEncoder
@@ -48,6 +49,12 @@ def history(folder):
         return list(csv.DictReader(file))
 
 
+def event_files(folder):
+    """(step, tag) of everything in a folder's event files."""
+    loaders = [EventFileLoader(str(path)) for path in folder.glob("events.out.tfevents.*")]
+    return [(event.step, value.tag) for loader in loaders for event in loader.Load() for value in event.summary.value]
+
+
 def weights(folder):
     return SpeakerEncoder.load(folder / "encoder.keras").model.get_weights()
 
@@ -55,7 +62,8 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def softmax_run(tiny_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "softmax"
-    output = run("train", *SMALL, *data(tiny_corpus), f"--run={folder}", "--epochs=4", "--steps_per_epoch=25")
+    flags = [*SMALL, *data(tiny_corpus), f"--run={folder}", "--epochs=4", "--steps_per_epoch=25", "--listen=2"]
+    output = run("train", *flags)
     return folder, output
 
 
@@ -68,9 +76,20 @@ def test_softmax_stage_leaves_everything_behind(softmax_run):
     assert all(float(row["utterances_per_second"]) > 0 and row["bad_recordings"] == "0" for row in rows)
     for name in ("flags.cfg", "starts.jsonl", "checkpoint.weights.h5", "encoder.keras", "encoder_best.keras"):
         assert (folder / name).stat().st_size > 0, name
-    for name in ("train", "validation"):
-        assert list((folder / name).glob("events.out.tfevents.*")), name
-    assert (folder / "validation" / "projector_config.pbtxt").read_text().count("tensor_path") == 4
+    assert "Before training; trial list: EER" in output
+    for name, tags, steps in (
+        ("", {"best_eer", "eer", "_hparams_/session_start_info", "_hparams_/session_end_info"}, {0, 1, 2, 3}),
+        ("train", {"epoch_loss", "epoch_learning_rate", "epoch_gradient_norm", "epoch_input_wait_share",
+                   "epoch_utterances_per_second", "spectrograms"}, {-1, 0, 1, 2, 3}),
+        ("validation", {"epoch_loss", "epoch_eer", "epoch_min_dcf", "epoch_auc", "epoch_accuracy_at_eer",
+                        "epoch_precision_at_eer", "epoch_recall_at_eer", "trial_distance/targets",
+                        "trial_distance/non-targets", "trials/ROC", "trials/DET", "trials/distances",
+                        "trials/pr_curves", "spectrograms", "hardest trials, epoch 04/2"}, {-1, 0, 1, 2, 3}),
+    ):  # fmt: skip
+        written = event_files(folder / name)
+        assert tags <= {tag for _, tag in written} and {step for step, _ in written} == steps
+    config = (folder / "validation" / "projector_config.pbtxt").read_text()
+    assert config.count("tensor_path") == 6  # before training, four epochs, the speakers
     assert len((folder / "validation" / "epoch-0004.tsv").read_text().splitlines()) == 36
     assert "6 training speakers, 36 utterances" in output
     assert "All 6 speakers of the trial list were trained on" in output  # an EER of known speakers says so
@@ -91,6 +110,9 @@ def test_contrastive_stage_and_evaluation(softmax_run, tiny_corpus, tmp_path):
     for name in norms:  # in inference mode, with its scales: nothing of it moves
         for a, b in zip(first.get_layer(name).get_weights(), second.get_layer(name).get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+    row = history(folder)[-1]
+    assert 0 < float(row["active_pairs"]) <= 1 and float(row["gradient_norm"]) > 0
+    assert 0 < float(row["positive_distance"]) < float(row["negative_distance"]) < 2
     assert not np.array_equal(first.get_layer("conv1").kernel, second.get_layer("conv1").kernel)
     assert second.output_shape == (None, 16)
 
@@ -130,6 +152,9 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_
     output = run("train", *flags, f"--run={killed}")
     assert re.search(r"Continuing .*killed after epoch [12]", output)
     assert [row["epoch"] for row in history(killed)] == ["0", "1", "2"]
+    written = event_files(killed / "validation")
+    assert {step for step, tag in written if tag == "epoch_eer"} == {-1, 0, 1, 2}
+    assert written.count((-1, "epoch_eer")) == 1  # a continued run is not before its training
     for a, b in zip(weights(tmp_path / "alone"), weights(killed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len((killed / "starts.jsonl").read_text().splitlines()) == 2
@@ -180,6 +205,7 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
         (["--stage=softmax", "--optimizer=adam", "--momentum=0.8"], "--momentum has no effect"),
         (["--stage=softmax", "--batch_sise=9"], "Unknown command line flag 'batch_sise'"),
         (["--stage=softmax", "--corpus=nowhere"], "nowhere"),
+        (["--stage=softmax", "--listen=3"], "--listen is given without --trials"),
         (["--stage=contrastive"], "a batch of 32 speakers with 2 utterances each"),
         (["--stage=contrastive", "--batch_size=8", "--init_from=nowhere"], "nowhere/encoder.keras"),
     ],

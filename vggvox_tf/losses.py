@@ -43,6 +43,11 @@ def contrastive(distances, same, margin):
     return same * tf.square(distances) + (1 - same) * tf.square(tf.maximum(margin - distances, 0))
 
 
+def above_diagonal(square):
+    """Bool (N, N), True above the diagonal: every unordered pair once."""
+    return tf.linalg.band_part(tf.ones_like(square, tf.bool), 0, -1) & ~tf.eye(tf.shape(square)[0], dtype=tf.bool)
+
+
 def hardest_negatives(distances, same, share):
     """The pairs of a batch to learn from: every positive pair, and the closest `share` of the negative ones.
 
@@ -55,12 +60,53 @@ def hardest_negatives(distances, same, share):
       positives, negatives: bool (N, N); each unordered pair is marked once, above the diagonal. Negative pairs that
       are exactly as far apart as the last one kept are kept as well.
     """
-    upper = tf.linalg.band_part(tf.ones_like(same), 0, -1) & ~tf.eye(tf.shape(same)[0], dtype=tf.bool)
+    upper = above_diagonal(same)
     positives, negatives = same & upper, ~same & upper
     ranked = tf.sort(tf.reshape(tf.where(negatives, distances, float("inf")), [-1]))
     count = tf.reduce_sum(tf.cast(negatives, tf.float32))
     last = tf.cast(tf.maximum(tf.math.ceil(share * count), 1) - 1, tf.int32)
     return positives, negatives & (distances <= ranked[last])
+
+
+def drawn_pairs(speakers, embeddings):
+    """The pairs of a batch of drawn pairs, rows i and N/2 + i: distances (N/2,) and whether of one speaker (N/2,)."""
+    first, second = tf.split(tf.reshape(speakers, [-1]), 2)
+    a, b = tf.split(embeddings, 2)
+    return paired_distances(a, b), tf.equal(first, second)
+
+
+def all_pairs(speakers, embeddings):
+    """The unordered pairs of a P×K batch: distances (N(N − 1)/2,) and whether of one speaker (N(N − 1)/2,)."""
+    speakers = tf.reshape(speakers, [-1])
+    same = tf.equal(speakers[:, tf.newaxis], speakers[tf.newaxis, :])  # (N, N)
+    upper = above_diagonal(same)
+    return tf.boolean_mask(all_distances(embeddings), upper), tf.boolean_mask(same, upper)
+
+
+def active_pairs(speakers, embeddings, pairs, margin):
+    """Share of the n pairs that a batch offers whose loss yᵢ·dᵢ² + (1 − yᵢ)·max(margin − dᵢ, 0)² is not zero.
+
+    These are the positive pairs (unless they coincide) and the negative ones within the margin. In a P×K batch all
+    N(N − 1)/2 pairs count, whether they are chosen as the hardest or not: once fewer negative pairs than are chosen
+    lie within the margin, the rest of the chosen ones teach nothing.
+
+    Args:
+      speakers, embeddings: a batch, (N,) or (N, 1), and (N, D).
+      pairs: drawn_pairs or all_pairs.
+    """
+    distances, same = pairs(speakers, embeddings)
+    return tf.reduce_mean(tf.cast(contrastive(distances, same, margin) > 0, tf.float32))
+
+
+def positive_distance(speakers, embeddings, pairs):
+    """Mean distance Σ yᵢ·dᵢ / Σ yᵢ of the positive pairs that a batch offers; 0 where it has none."""
+    return mean_where(*pairs(speakers, embeddings))
+
+
+def negative_distance(speakers, embeddings, pairs):
+    """Mean distance Σ (1 − yᵢ)·dᵢ / Σ (1 − yᵢ) of the negative pairs that a batch offers; 0 where it has none."""
+    distances, same = pairs(speakers, embeddings)
+    return mean_where(distances, ~same)
 
 
 def mean_where(values, mask):
@@ -78,10 +124,7 @@ class ContrastiveLoss(keras.losses.Loss):
         self.margin = margin
 
     def call(self, speakers, embeddings):
-        speakers = tf.reshape(speakers, [-1])
-        first, second = tf.split(speakers, 2)
-        a, b = tf.split(embeddings, 2)
-        return tf.reduce_mean(contrastive(paired_distances(a, b), tf.equal(first, second), self.margin))
+        return tf.reduce_mean(contrastive(*drawn_pairs(speakers, embeddings), self.margin))
 
     def get_config(self):
         return {"margin": self.margin, "name": self.name}

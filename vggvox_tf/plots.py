@@ -1,5 +1,7 @@
 """Pictures of a test: ROC, DET and score histograms, as PNG files that appear whole or not at all.
 
+Instead of a path, every function takes an open binary file, such as a BytesIO.
+
 Trials are scores (M,) and labels (M,) as in `metrics`, which also says what is wrong with them. matplotlib is imported
 by the functions that draw: a test without pictures should neither need it nor wait a second for it. Its object API
 keeps pyplot's global state (and with it a display) out: this also runs in a training callback or in a thread.
@@ -11,6 +13,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from scipy.special import ndtri
@@ -26,6 +29,7 @@ STYLES = ("-", "--", "-.", ":")
 DET_TICKS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 
 Curve = tuple[str, np.ndarray, np.ndarray]  # name, scores (M,), labels (M,)
+Target = str | os.PathLike | BinaryIO
 
 
 def deviate(rates, trials: int):
@@ -35,7 +39,7 @@ def deviate(rates, trials: int):
     return ndtri(np.clip(rates, 0.5 / trials, 1 - 0.5 / trials))
 
 
-def roc(curves: Sequence[Curve], path: str | os.PathLike, title: str) -> None:
+def roc(curves: Sequence[Curve], path: Target, title: str) -> None:
     """Targets accepted over non-targets accepted, with every curve's EER and the diagonal of chance."""
     figure, axes = _figure(title, height=6.2)
     legend = []
@@ -50,7 +54,7 @@ def roc(curves: Sequence[Curve], path: str | os.PathLike, title: str) -> None:
     _write(figure, legend, path)
 
 
-def det(curves: Sequence[Curve], path: str | os.PathLike, title: str) -> None:
+def det(curves: Sequence[Curve], path: Target, title: str) -> None:
     """Misses over false alarms on axes of normal deviates, with every curve's EER on the diagonal.
 
     Normally distributed scores give straight lines there, and good systems do not crowd in a corner as in a ROC.
@@ -83,7 +87,7 @@ def histogram(
     scores: np.ndarray,
     labels: np.ndarray,
     thresholds: Mapping[str, float],
-    path: str | os.PathLike,
+    path: Target,
     title: str,
     xlabel: str,
 ) -> None:
@@ -149,7 +153,7 @@ def _figure(title: str, height: float):
     return figure, axes
 
 
-def _write(figure, legend: list, path: str | os.PathLike) -> None:
+def _write(figure, legend: list, path: Target) -> None:
     """Writes the figure with a `legend` [(line, name)] below it, which covers no curve however many there are."""
     names = [textwrap.fill(name, 84) for _, name in legend]
     lines = sum(len(name.splitlines()) for name in names)
@@ -160,6 +164,9 @@ def _write(figure, legend: list, path: str | os.PathLike) -> None:
     )
     for text, name in zip(shown.get_texts(), names, strict=True):
         text.set(text=name, parse_math=False)
+    if not isinstance(path, str | os.PathLike):
+        figure.savefig(path, format="png")
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -5,6 +5,7 @@ starts.jsonl           one line a start: time, git revision, versions of Python 
 speakers.txt           the training speakers, one a line
 log.txt                what the run said, bad recordings among it
 history.csv            one row an epoch
+events.out.tfevents.*  what TensorBoard's HParams table shows of the run
 train/, validation/    TensorBoard event files; the projector's files lie in validation/
 checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
 encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
@@ -95,27 +96,37 @@ class Run:
         with open(self.folder / "starts.jsonl", "a") as file:
             file.write(json.dumps(start) + "\n")
 
+    def record_epoch(self, epoch, logs):
+        """Adds a row to history.csv. Columns that only some rows have, as after an update amid a run, stay empty."""
+        self._write_history([*self._read_history(), {"epoch": str(epoch), **logs}])
+
     def rewind_history(self, epochs):
         """Drops history rows after the first `epochs` epochs (a killed run may have written more than it saved).
 
         Returns the lowest EER among the rows kept, or infinity.
         """
-        path = self.folder / "history.csv"
-        if not path.exists():
-            return float("inf")
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if row["epoch"].isdigit() and int(row["epoch"]) < epochs]
-            names = reader.fieldnames
+        rows = [row for row in self._read_history() if row["epoch"].isdigit() and int(row["epoch"]) < epochs]
+        if (self.folder / "history.csv").exists():
+            self._write_history(rows)
+        return min((float(row["val_eer"]) for row in rows if row.get("val_eer")), default=float("inf"))
+
+    def _read_history(self):
+        try:
+            with open(self.folder / "history.csv", newline="") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            return []
+
+    def _write_history(self, rows):
+        names = sorted({name for row in rows for name in row} - {"epoch"})
 
         def write(temporary):
             with open(temporary, "w", newline="") as file:
-                writer = csv.DictWriter(file, names)
+                writer = csv.DictWriter(file, ["epoch", *names])
                 writer.writeheader()
                 writer.writerows(rows)
 
         self.save(write, "history.csv")
-        return min((float(row["val_eer"]) for row in rows if row.get("val_eer")), default=float("inf"))
 
 
 def training_speakers(encoder_path):

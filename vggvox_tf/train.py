@@ -8,14 +8,17 @@ again with the same flags, a run goes on after its last complete epoch.
 import sys
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags, logging
+from tensorboard.plugins.hparams import api as hparams
 
 from vggvox_tf import callbacks, cli, encoders, losses, pipeline, sampling
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.frontend import FFT_LENGTHS, crop_samples
 from vggvox_tf.run import Run, training_speakers
 from vggvox_tf.speaker_encoder import SpeakerEncoder
+from vggvox_tf.training_model import TrainingModel
 from vggvox_tf.trials import read_trials
 
 FLAGS = flags.FLAGS
@@ -28,6 +31,7 @@ flags.DEFINE_string("corpus", None, "Training recordings: a manifest (.tsv), or 
 flags.DEFINE_string("corpus_root", None, "Folder the manifest's paths start from; default: the manifest's own.")
 flags.DEFINE_string("trials", None, "Trial list evaluated after each epoch, as 'LABEL ENROL TEST' lines; optional.")
 flags.DEFINE_string("trials_root", None, "Folder the trial list's paths start from; default: the list's own.")
+flags.DEFINE_integer("listen", 0, "Hardest trials of each epoch to hear in TensorBoard. With --trials.", 0)
 flags.DEFINE_float(
     "max_bad_share", 0.1, "Stop when more than this share of the recordings tried is unusable.", 0.0, 1.0
 )
@@ -82,6 +86,10 @@ ALWAYS = {
     "stage", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
     "epochs", "steps_per_epoch", "optimizer", "learning_rate", "final_learning_rate", "weight_decay",
 }  # fmt: skip
+# A run with others of these is the same run.
+NOT_KEPT = {"run", "listen"}
+# Not among the columns of TensorBoard's table of runs: where things lie, and what does not change the training.
+NOT_COMPARED = NOT_KEPT | {"corpus", "corpus_root", "trials", "trials_root", "init_from", "max_bad_share"}
 
 
 def flags_in_use():
@@ -102,7 +110,7 @@ def check_flags():
     """Raises flags.Error for combinations of flags that contradict each other or would be ignored."""
     in_use = flags_in_use()
     ours = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
-    for name in sorted(ours - in_use - {"run"}):
+    for name in sorted(ours - in_use - NOT_KEPT):
         if FLAGS[name].present:
             given = [f"--stage={FLAGS.stage}", f"--optimizer={FLAGS.optimizer}"]
             given += [f"--pairs={FLAGS.pairs}"] if FLAGS.stage == "contrastive" else []
@@ -112,6 +120,8 @@ def check_flags():
         raise flags.Error("--final_learning_rate must not be above --learning_rate.")
     if FLAGS.trials_root and not FLAGS.trials:
         raise flags.Error("--trials_root is given without --trials.")
+    if FLAGS.listen and not FLAGS.trials:
+        raise flags.Error("--listen is given without --trials.")
     if FLAGS.stage == "contrastive":
         unit = FLAGS.utterances_per_speaker if FLAGS.pairs == "hard" else 2
         if FLAGS.batch_size % unit or FLAGS.batch_size < 2 * unit:
@@ -148,6 +158,19 @@ def build_loss():
     return losses.ContrastiveLoss(FLAGS.margin)
 
 
+def build_metrics():
+    """What is measured on the training batches besides the loss."""
+    if FLAGS.stage == "softmax":
+        return ["accuracy"]
+    pairs = losses.all_pairs if FLAGS.pairs == "hard" else losses.drawn_pairs
+    measure = keras.metrics.MeanMetricWrapper
+    return [
+        measure(losses.active_pairs, "active_pairs", pairs=pairs, margin=FLAGS.margin),
+        measure(losses.positive_distance, "positive_distance", pairs=pairs),
+        measure(losses.negative_distance, "negative_distance", pairs=pairs),
+    ]
+
+
 def build_sampler(corpus):
     if FLAGS.stage == "softmax":
         return sampling.UtteranceSampler(corpus, FLAGS.batch_size, FLAGS.seed)
@@ -173,6 +196,29 @@ def build_optimizer(steps):
     return optimizer
 
 
+def hparam_columns():
+    """Every flag that can differ between runs, of both stages, as a column of TensorBoard's table of runs."""
+    columns = []
+    for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
+        if flag.name in NOT_COMPARED:
+            continue
+        if flag.flag_type() == "bool":
+            domain = hparams.Discrete([False, True])
+        elif flag.flag_type() == "string enum":
+            domain = hparams.Discrete(flag.parser.enum_values)
+        else:
+            low, high = flag.parser.lower_bound, flag.parser.upper_bound
+            domain = hparams.RealInterval(float(low), 1e9 if high is None else float(high))
+        columns.append(hparams.HParam(flag.name, domain))
+    return columns
+
+
+def few(recordings, count=3):
+    """Paths of a few recordings, spread evenly over a corpus or a trial list."""
+    spread = np.linspace(0, len(recordings.paths) - 1, min(count, len(recordings.paths))).astype(int)
+    return [recordings.root / recordings.paths[index] for index in spread]
+
+
 def main(_):
     check_flags()
     keras.utils.set_random_seed(FLAGS.seed)
@@ -189,15 +235,12 @@ def main(_):
     model = encoder
     if FLAGS.stage == "softmax":
         model = encoders.with_classifier(encoder, len(corpus.speaker_names))
+    model = TrainingModel(model.input, model.output, name=model.name)
     # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
-    model.compile(
-        build_optimizer(steps),
-        build_loss(),
-        metrics=["accuracy"] if FLAGS.stage == "softmax" else None,
-        jit_compile=False,
-    )
+    model.compile(build_optimizer(steps), build_loss(), metrics=build_metrics(), jit_compile=False)
     # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
-    run = Run(FLAGS.run, {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None})
+    values = {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None}
+    run = Run(FLAGS.run, values)
     run.keep_log()
     if run.checkpoint:
         model.optimizer.build(model.trainable_variables)
@@ -218,17 +261,28 @@ def main(_):
     if done:
         logging.info("Continuing %s after epoch %d.", run.folder, done)
 
-    recordings = pipeline.Recordings(corpus, crop_samples(FLAGS.crop_seconds), FLAGS.max_bad_share)
+    samples = crop_samples(FLAGS.crop_seconds)
+    recordings = pipeline.Recordings(corpus, samples, FLAGS.max_bad_share)
+    throughput = callbacks.Throughput(FLAGS.batch_size)
     dataset = pipeline.dataset(recordings, sampler, FLAGS.seed, done * steps_per_epoch, steps)
-    evaluations = []
+    shown = {"train": few(corpus)}
+    evaluation, trial_callbacks = None, []
     if trials:
+        shown["validation"] = few(trials)
         evaluation = callbacks.TrialEvaluation(
             encoder, trials, FLAGS.margin, trials.known_speakers_note(corpus.speaker_names)
         )
-        evaluations = [evaluation, callbacks.ProjectorExport(evaluation, run.folder / "validation", FLAGS.seed)]
+    events = callbacks.EventFiles(run.folder, evaluation)
+    if trials:
+        trial_callbacks = [
+            evaluation,
+            callbacks.ProjectorExport(evaluation, events, FLAGS.seed),
+            callbacks.TrialPictures(evaluation, events, FLAGS.listen),
+        ]
+    compared = {name: value for name, value in values.items() if name not in NOT_COMPARED} | {"encoder": encoder.name}
     try:
         model.fit(
-            dataset,
+            throughput.timed(dataset),
             epochs=FLAGS.epochs,
             initial_epoch=done,
             steps_per_epoch=steps_per_epoch,
@@ -236,11 +290,13 @@ def main(_):
             # The bar redraws its line, which only a terminal shows as one.
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
-                callbacks.Throughput(FLAGS.batch_size),
+                throughput,
                 callbacks.BadRecordingReport(recordings),
-                *evaluations,
-                keras.callbacks.TensorBoard(run.folder, write_graph=False),
-                keras.callbacks.CSVLogger(run.folder / "history.csv", append=True),
+                *trial_callbacks,
+                callbacks.SpectrogramPictures(events, encoder, shown, samples),
+                callbacks.HParams(events, hparam_columns(), compared, best_eer),
+                events,
+                callbacks.History(run),
                 callbacks.Checkpoints(run, encoder, best_eer),
             ],
         )
