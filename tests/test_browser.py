@@ -63,6 +63,7 @@ def test_projector_of_a_trained_run(projector, logdir):
     projector.select_tensor(titles[0])
     assert {"speaker", "session", "gender", "seconds", "file"} <= set(projector.fields())
     assert projector.label() == "speaker"
+    assert projector.sprite() is None
 
     legend = projector.color_by("speaker")
     assert len(legend) == len(set(legend)) == 6

@@ -62,7 +62,15 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def softmax_run(tiny_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "softmax"
-    flags = [*SMALL, *data(tiny_corpus), f"--run={folder}", "--epochs=4", "--steps_per_epoch=25", "--listen=2"]
+    flags = [
+        *SMALL,
+        *data(tiny_corpus),
+        f"--run={folder}",
+        "--epochs=4",
+        "--steps_per_epoch=25",
+        "--listen=2",
+        "--sprites",
+    ]
     output = run("train", *flags)
     return folder, output
 
@@ -89,7 +97,7 @@ def test_softmax_stage_leaves_everything_behind(softmax_run):
         written = event_files(folder / name)
         assert tags <= {tag for _, tag in written} and {step for step, _ in written} == steps
     config = (folder / "validation" / "projector_config.pbtxt").read_text()
-    assert config.count("tensor_path") == 6  # before training, four epochs, the speakers
+    assert "sprite.png" in config and config.count("tensor_path") == 6  # before training, four epochs, the speakers
     assert len((folder / "validation" / "epoch-0004.tsv").read_text().splitlines()) == 36
     assert "6 training speakers, 36 utterances" in output
     assert "All 6 speakers of the trial list were trained on" in output  # an EER of known speakers says so

@@ -1,6 +1,7 @@
 """Prints what the quickstart has made: python -m tools.quickstart_summary runs/quickstart"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main(runs):
         f"speakers (minDCF at p_target {cost['p_target']:g}).\n"
     )
     print("To see the speakers, and the curves of the training:\n")
-    print(f"  .venv/bin/python -m tensorboard.main --logdir={runs}\n")
+    print(f"  {os.path.relpath(sys.executable)} -m tensorboard.main --logdir={runs}\n")
     print("then open http://localhost:6006/#projector and colour by speaker.")
 
 

@@ -136,7 +136,10 @@ def training_speakers(encoder_path):
 
 
 def git_revision():
-    """Revision of the checkout this package lies in, "+changes" where files differ from it, or None without git."""
+    """Revision of the checkout this package lies in, "+changes" where files differ from it, or None without git.
+
+    The Docker image, which has no checkout, names its revision in VGGVOX_REVISION.
+    """
     here = Path(__file__).parent
     try:
         done = subprocess.run(
@@ -144,5 +147,5 @@ def git_revision():
             cwd=here, capture_output=True, text=True, check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("VGGVOX_REVISION") or None
     return done.stdout.strip()

@@ -31,6 +31,8 @@ flags.DEFINE_string("corpus", None, "Training recordings: a manifest (.tsv), or 
 flags.DEFINE_string("corpus_root", None, "Folder the manifest's paths start from; default: the manifest's own.")
 flags.DEFINE_string("trials", None, "Trial list evaluated after each epoch, as 'LABEL ENROL TEST' lines; optional.")
 flags.DEFINE_string("trials_root", None, "Folder the trial list's paths start from; default: the list's own.")
+flags.DEFINE_integer("projector_every", 1, "Epochs from one tensor in the projector to the next. With --trials.", 1)
+flags.DEFINE_boolean("sprites", False, "Draw the projector's points as pictures of their spectrograms. With --trials.")
 flags.DEFINE_integer("listen", 0, "Hardest trials of each epoch to hear in TensorBoard. With --trials.", 0)
 flags.DEFINE_float(
     "max_bad_share", 0.1, "Stop when more than this share of the recordings tried is unusable.", 0.0, 1.0
@@ -87,7 +89,7 @@ ALWAYS = {
     "epochs", "steps_per_epoch", "optimizer", "learning_rate", "final_learning_rate", "weight_decay",
 }  # fmt: skip
 # A run with others of these is the same run.
-NOT_KEPT = {"run", "listen"}
+NOT_KEPT = {"run", "projector_every", "sprites", "listen"}
 # Not among the columns of TensorBoard's table of runs: where things lie, and what does not change the training.
 NOT_COMPARED = NOT_KEPT | {"corpus", "corpus_root", "trials", "trials_root", "init_from", "max_bad_share"}
 
@@ -120,8 +122,9 @@ def check_flags():
         raise flags.Error("--final_learning_rate must not be above --learning_rate.")
     if FLAGS.trials_root and not FLAGS.trials:
         raise flags.Error("--trials_root is given without --trials.")
-    if FLAGS.listen and not FLAGS.trials:
-        raise flags.Error("--listen is given without --trials.")
+    for name in ("projector_every", "sprites", "listen"):
+        if FLAGS[name].present and not FLAGS.trials:
+            raise flags.Error(f"--{name} is given without --trials.")
     if FLAGS.stage == "contrastive":
         unit = FLAGS.utterances_per_speaker if FLAGS.pairs == "hard" else 2
         if FLAGS.batch_size % unit or FLAGS.batch_size < 2 * unit:
@@ -276,7 +279,7 @@ def main(_):
     if trials:
         trial_callbacks = [
             evaluation,
-            callbacks.ProjectorExport(evaluation, events, FLAGS.seed),
+            callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
             callbacks.TrialPictures(evaluation, events, FLAGS.listen),
         ]
     compared = {name: value for name, value in values.items() if name not in NOT_COMPARED} | {"encoder": encoder.name}

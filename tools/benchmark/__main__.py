@@ -25,9 +25,10 @@ from absl import app, flags
 from tools.benchmark.decoders import decoders
 from tools.benchmark.embedding import embedding
 from tools.benchmark.measuring import Options
+from tools.benchmark.projector import projector
 from tools.benchmark.scoring import scoring
 
-SECTIONS = {"decoders": decoders, "embedding": embedding, "scoring": scoring}
+SECTIONS = {"decoders": decoders, "embedding": embedding, "scoring": scoring, "projector": projector}
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1)
 _SECONDS = flags.DEFINE_float(

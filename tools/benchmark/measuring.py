@@ -1,7 +1,10 @@
 """What the sections of the benchmark share."""
 
 import dataclasses
+import multiprocessing
+import pathlib
 import statistics
+import time
 
 import av
 import numpy as np
@@ -56,3 +59,24 @@ def write_speech(path, seconds, rng):
         frame = av.AudioFrame.from_ndarray(waveform[np.newaxis], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = audio.SAMPLE_RATE, 0
         container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def _measured(function, argument, results):
+    begin = time.perf_counter()
+    function(argument)
+    seconds = time.perf_counter() - begin
+    # Unlike getrusage's, Linux's own count does not begin with that of the process that started this one.
+    status = pathlib.Path("/proc/self/status")
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    results.put((seconds, int(peak.split()[1]) / 1024))
+
+
+def in_process(function, argument):
+    """Seconds and peak MiB of `function(argument)` in a process that has done nothing else."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_measured, args=(function, argument, results))
+    process.start()
+    result = results.get()
+    process.join()
+    return result

@@ -3,16 +3,14 @@
 Every measurement has a process of its own, so that its peak memory is its own, too.
 """
 
-import multiprocessing
 import pathlib
 import statistics
 import tempfile
-import time
 
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from tools.benchmark.measuring import Options, print_table
+from tools.benchmark.measuring import Options, in_process, print_table
 from vggvox_tf import metrics, trials
 from vggvox_tf import scoring as ours
 
@@ -124,27 +122,6 @@ class _Data:
             return file["scores"], file["labels"]
 
 
-def _measured(function, data, results):
-    begin = time.perf_counter()
-    function(data)
-    seconds = time.perf_counter() - begin
-    # Unlike getrusage's, Linux's own count does not begin with that of the process that started this one.
-    status = pathlib.Path("/proc/self/status")
-    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    results.put((seconds, int(peak.split()[1]) / 1024))
-
-
-def _in_process(function, data):
-    """Seconds and peak MiB of `function(data)` in a process that has done nothing else."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_measured, args=(function, data, results))
-    process.start()
-    result = results.get()
-    process.join()
-    return result
-
-
 def scoring(options: Options):
     """581,480 trials over 145,000 vectors of 512 dimensions: seconds, and the peak memory of the process (Linux)."""
     rows = []
@@ -154,7 +131,7 @@ def scoring(options: Options):
             measured = {way: [] for way in ways}
             for _ in range(options.rounds):
                 for way, (function, share) in ways.items():
-                    seconds, peak = _in_process(function, data)
+                    seconds, peak = in_process(function, data)
                     measured[way].append((seconds / share, peak))
             first = [seconds for seconds, _ in next(iter(measured.values()))]
             for way, results in measured.items():
