@@ -24,7 +24,8 @@ def main(runs):
         f"speakers (minDCF at p_target {cost['p_target']:g}).\n"
     )
     print("To see the speakers, and the curves of the training:\n")
-    print(f"  {os.path.relpath(sys.executable)} -m tensorboard.main --logdir={runs}\n")
+    python = sys.executable.removeprefix(f"{os.getcwd()}/")
+    print(f"  {python} -m tensorboard.main --logdir={runs}\n")
     print("then open http://localhost:6006/#projector and colour by speaker.")
 
 
