@@ -45,11 +45,11 @@ def tiny_corpus(tmp_path_factory):
 def encoder_file(tiny_corpus, tmp_path_factory):
     """The smallest VGG-M as a file, trained for a second on the tiny corpus, whose speakers it tells apart a little."""
     keras.utils.set_random_seed(0)
-    encoder = encoders.build_encoder("vggm", 0.03, 257, True)
+    encoder = encoders.build_encoder("vggm", 0.03, 257, compression="log")
     paths = sorted(tiny_corpus.rglob("*.wav"))
     crops = np.stack([soundfile.read(path, dtype="float32")[0][:14_000] for path in paths])
     speakers = np.array([int(path.relative_to(tiny_corpus).parts[0][1:]) for path in paths])
-    model = encoders.with_classifier(encoder, 6)
+    model = keras.Model(encoder.input, encoders.classifier(6)(encoder.output))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9), loss, jit_compile=False)
     model.fit(crops, speakers, batch_size=12, epochs=20, verbose=0)

@@ -17,7 +17,7 @@ from vggvox_tf.projector import NEWEST
 pytestmark = pytest.mark.browser
 
 SMALL = [
-    "--stage=softmax", "--width=0.03", "--rows=257", "--log_magnitude", "--crop_seconds=1", "--batch_size=12",
+    "--loss=softmax", "--width=0.03", "--rows=257", "--compression=log", "--crop_seconds=1", "--batch_size=12",
     "--learning_rate=0.02", "--final_learning_rate=0.001", "--epochs=2", "--steps_per_epoch=20",
 ]  # fmt: skip
 

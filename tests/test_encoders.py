@@ -136,7 +136,7 @@ def test_vggm_minimum_is_the_smallest_that_works():
 
 
 def test_saved_encoder_gives_the_same_embeddings(tmp_path):
-    encoder = encoders.with_embedding(encoders.build_encoder("vggm", 0.125, 257, True), 32)
+    encoder = encoders.with_embedding(encoders.build_encoder("vggm", 0.125, 257, compression="log"), 32)
     encoder.save(tmp_path / "encoder.keras")
     copy = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     waveforms = np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)
@@ -156,7 +156,72 @@ def test_embedding_layer_begins_by_keeping_angles():
 
 def test_both_heads_share_the_trunk():
     trunk = encoders.build_encoder("vggm", 0.125, 257)
-    classifier = encoders.with_classifier(trunk, 7)
+    classifier = keras.Model(trunk.input, encoders.classifier(7)(trunk.output))
     assert classifier.output_shape == (None, 7)
     assert classifier.get_layer("fc7") is trunk.get_layer("fc7")
     assert encoders.with_embedding(trunk, 16, unit_length=False).layers[-1].name == "embedding"
+
+
+def test_squeeze_and_excitation_by_hand():
+    """16 channels through max(4, 16/8) = 4: 16·4 + 4 + 4·16 + 16. With zero weights gates of ½ halve each channel."""
+    inputs = keras.Input((8, None, 16))
+    model = keras.Model(inputs, encoders.layers.squeeze_excite(inputs, "se"))
+    assert model.count_params() == 16 * 4 + 4 + 4 * 16 + 16
+    x = np.random.default_rng(0).normal(size=(2, 8, 5, 16)).astype(np.float32)
+    (w, b), (v, c) = model.get_layer("se_reduce").get_weights(), model.get_layer("se_gate").get_weights()
+    gates = 1 / (1 + np.exp(-(np.maximum(x.mean(axis=(1, 2)) @ w + b, 0) @ v + c)))
+    np.testing.assert_allclose(model(x), x * gates[:, None, None], atol=1e-5)
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    np.testing.assert_allclose(model(x), x / 2, atol=1e-6)
+
+
+def test_a_thin_resnet_with_mel_bands():
+    """80 → 40 → 20 → 20 → 10 → 5 → 3 rows; a quarter of 64, 128, 256, 512 filters; statistics double the output."""
+    model = encoders.build_encoder(
+        "resnet34", 0.25, mel_bands=80, compression="log", pooling="statistics", squeeze_excitation=True
+    )
+    stages = ["conv1", "pool1", "conv2_3_relu", "conv3_4_relu", "conv4_6_relu", "conv5_3_relu"]
+    outputs = [model.get_layer(stage).output.shape for stage in stages]
+    assert [shape[1] for shape in outputs] == [40, 20, 20, 10, 5, 3]
+    assert [shape[3] for shape in outputs] == [16, 16, 16, 32, 64, 128]
+    assert model.get_layer("conv2_1_se") and model.output_shape == (None, 256)
+
+
+@pytest.mark.parametrize("pooling", encoders.pooling.POOLINGS)
+@pytest.mark.parametrize("name", ["vggm", "resnet34"])
+def test_every_pooling_takes_any_length_and_comes_back_from_a_file(name, pooling, tmp_path):
+    encoder = encoders.build_encoder(name, 0.03, mel_bands=97, normalisation="running", pooling=pooling)
+    encoder.save(tmp_path / "encoder.keras")
+    copy = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
+    for samples in (12_000, 16_000):
+        x = np.random.default_rng(0).normal(0, 0.1, (2, samples)).astype(np.float32)
+        np.testing.assert_array_equal(copy(x), encoder(x))
+
+
+def test_40_mel_bands_are_enough_for_a_resnet():
+    """40 → 20 → 10 → 10 → 5 → 3 → 2 rows, so fc1 is 2×1."""
+    model = encoders.build_encoder("resnet34", 0.125, mel_bands=40)
+    stages = ["conv1", "pool1", "conv2_3_relu", "conv3_4_relu", "conv4_6_relu", "conv5_3_relu"]
+    assert [model.get_layer(stage).output.shape[1] for stage in stages] == [20, 10, 10, 5, 3, 2]
+    assert model.get_layer("fc1").kernel.shape[:2] == (2, 1)
+
+
+def test_vggm_says_how_many_rows_it_needs(monkeypatch):
+    """97 rows leave one at pool5; of 96, conv1 leaves 46, pool1 22, conv2 10 and pool2 4, too few for pool5."""
+    assert encoders.build_encoder("vggm", 0.03, mel_bands=97).get_layer("pool5").output.shape[1] == 1
+    with pytest.raises(ValueError, match="nothing of 96 rows: expected at least 97"):
+        encoders.build_encoder("vggm", 0.03, mel_bands=96)
+    with pytest.raises(ValueError, match="VGG-M has none"):
+        encoders.build_encoder("vggm", 0.03, squeeze_excitation=True)
+    monkeypatch.setattr(vggm, "MINIMUM_ROWS", 0)
+    with pytest.raises(ValueError, match="output size would be zero"):
+        encoders.build_encoder("vggm", 0.03, mel_bands=96)
+
+
+def test_projection_and_cosine_classifier():
+    """A linear layer to any size; on it a classifier whose outputs are cosines."""
+    encoder = encoders.with_projection(encoders.build_encoder("vggm", 0.03, 257), 24)
+    assert encoder.output_shape == (None, 24) and encoder.layers[-1].name == "embedding"
+    model = keras.Model(encoder.input, encoders.classifier(7, cosine=True)(encoder.output))
+    cosines = model(np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)).numpy()
+    assert cosines.shape == (2, 7) and np.abs(cosines).max() <= 1

@@ -5,10 +5,14 @@ import scipy.signal
 import tensorflow as tf
 
 from vggvox_tf.frontend import (
+    COMPRESSIONS,
+    MAXIMUM_MEL_BANDS,
+    NORMALISATIONS,
     Spectrogram,
     crop_samples,
     frames_in,
     magnitude_spectrogram,
+    mel_filters,
     normalise_over_time,
     samples_for,
 )
@@ -64,9 +68,9 @@ def test_one_second_resolves_one_hertz():
 
 
 @pytest.mark.parametrize("rows", [512, 257])
-@pytest.mark.parametrize("log_magnitude", [False, True])
-def test_every_bin_has_mean_0_and_variance_1_over_time(rows, log_magnitude):
-    spectrograms = Spectrogram(rows, log_magnitude)(noise(3.015)).numpy()
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_bin_has_mean_0_and_variance_1_over_time(rows, compression):
+    spectrograms = Spectrogram(rows, compression=compression)(noise(3.015)).numpy()
     assert spectrograms.shape == (2, rows, 300, 1)
     np.testing.assert_allclose(spectrograms.mean(axis=2), 0, atol=1e-4)
     np.testing.assert_allclose(spectrograms.std(axis=2), 1, atol=1e-3)
@@ -84,10 +88,10 @@ def test_normalisation_by_hand():
     np.testing.assert_allclose(result[0], [[-np.sqrt(1.5), 0, np.sqrt(1.5)], [0, 0, 0]], atol=1e-5)
 
 
-@pytest.mark.parametrize("log_magnitude", [False, True])
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("level", [0.0, 0.5])
-def test_constant_input_is_finite(log_magnitude, level):
-    spectrograms = Spectrogram(log_magnitude=log_magnitude)(tf.fill([1, 16_000], level))
+def test_constant_input_is_finite(compression, level):
+    spectrograms = Spectrogram(compression=compression)(tf.fill([1, 16_000], level))
     assert np.isfinite(spectrograms).all()
     # Rounding differs a little from frame to frame; it must not be blown up to unit variance.
     assert np.abs(spectrograms).max() < 20
@@ -113,19 +117,116 @@ def test_too_short_says_how_long_it_must_be():
         tf.function(layer, input_signature=[tf.TensorSpec([None, None])])(noise(10_639 / RATE))
 
 
-def test_unknown_rows():
-    with pytest.raises(ValueError, match=r"\[257, 512\], received 300"):
-        Spectrogram(300)
+def test_mel_filters_are_triangles():
+    """Corners at even distances on the scale 1127·ln(1 + f/700); weights linear on that scale, bins 31.25 Hz apart."""
+    filters = mel_filters(40, 512).numpy()
+    mel = 1127 * np.log1p(np.arange(257) * 31.25 / 700)
+    corners = np.linspace(1127 * np.log1p(20 / 700), 1127 * np.log1p(7600 / 700), 42)
+    for band, (low, centre, high) in enumerate(zip(corners, corners[1:], corners[2:], strict=False)):
+        triangle = np.clip(np.minimum((mel - low) / (centre - low), (high - mel) / (high - centre)), 0, None)
+        np.testing.assert_allclose(filters[1:, band], triangle[1:], atol=1e-4)
 
 
-def test_comes_back_from_its_configuration():
-    layer = Spectrogram(257, True, 65)
+def test_no_band_is_empty_up_to_the_maximum():
+    for bands in range(1, MAXIMUM_MEL_BANDS + 1):
+        assert mel_filters(bands, 512).numpy().any(axis=0).all()
+    assert not mel_filters(MAXIMUM_MEL_BANDS + 1, 512).numpy().any(axis=0).all()
+
+
+def test_compression_by_hand():
+    """Magnitude 0.008: linear 0.008, log ln(0.018), power 0.008^(2/3) = 0.04."""
+    for compression, value in (("linear", 0.008), ("log", np.log(0.018)), ("power", 0.04)):
+        compressed = Spectrogram(compression=compression).compress(tf.fill([1, 513, 2], 0.008))
+        assert compressed.shape == (1, 512, 2)
+        np.testing.assert_allclose(compressed, value, rtol=1e-5)
+
+
+def test_mel_bands_by_hand():
+    """A single bin, 16 (500 Hz), of magnitude 3: a band's energy is 9 times its filter there."""
+    magnitudes = np.zeros((1, 257, 1), np.float32)
+    magnitudes[0, 16] = 3
+    energies = 9 * mel_filters(80, 512).numpy()[16]
+    for compression, expected in (
+        ("linear", np.sqrt(energies)),
+        ("power", np.cbrt(energies)),
+        ("log", np.log(energies + 1e-4)),
+    ):
+        bands = Spectrogram(mel_bands=80, compression=compression).compress(magnitudes)
+        np.testing.assert_allclose(bands[0, :, 0], expected, atol=1e-5)
+
+
+def test_mean_normalisation_keeps_the_variance():
+    plain = Spectrogram(257, compression="log").compress(
+        magnitude_spectrogram(noise(), tf.signal.hamming_window(400), 160, 512)
+    )
+    result = Spectrogram(257, compression="log", normalisation="mean")(noise())[..., 0]
+    np.testing.assert_allclose(result, plain - tf.reduce_mean(plain, 2, keepdims=True), atol=1e-5)
+
+
+def test_running_normalisation_learns_in_training_only():
+    """After n batches of mean µ and variance v the running mean is (1 − 0.9ⁿ)·µ, the variance 0.9ⁿ + (1 − 0.9ⁿ)·v.
+
+    The noise is so quiet that v is about 3e-5: it must not drown in an ε.
+    """
+    layer = Spectrogram(257, normalisation="running")
+    waveforms = noise() / 100
+    linear = layer.compress(magnitude_spectrogram(waveforms, tf.signal.hamming_window(400), 160, 512)).numpy()
+    mean, variance = linear.mean(axis=(0, 2)), linear.var(axis=(0, 2))
+    np.testing.assert_allclose(layer(waveforms)[..., 0], linear, rtol=1e-5)  # (x − 0) / √1
+    for _ in range(2):
+        trained = layer(waveforms, training=True).numpy()
+    np.testing.assert_allclose(trained.mean(axis=(0, 2)), 0, atol=1e-4)
+    np.testing.assert_allclose(trained.std(axis=(0, 2)), 1, atol=1e-3)
+    np.testing.assert_allclose(layer.statistics.moving_mean, 0.19 * mean, rtol=1e-4)
+    np.testing.assert_allclose(layer.statistics.moving_variance, 0.81 + 0.19 * variance, rtol=1e-4)
+    expected = (linear - 0.19 * mean[:, None]) / np.sqrt(0.81 + 0.19 * variance)[:, None]
+    for _ in range(2):  # at inference nothing is learned
+        np.testing.assert_allclose(layer(waveforms)[..., 0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_learned_normalisation_has_a_mean_and_a_scale_of_each_row():
+    layer = Spectrogram(mel_bands=40, compression="log", normalisation="learned")
+    layer(noise())
+    assert [tuple(w.shape) for w in layer.trainable_weights] == [(40, 1), (40, 1)]
+    before = layer(noise()).numpy()
+    layer.mean.assign(tf.fill([40, 1], 2.0))
+    layer.scale.assign(tf.fill([40, 1], 3.0))
+    np.testing.assert_allclose(layer(noise()), (before - 2) * 3, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("mel_bands", [0, 40])
+def test_gradients_reach_the_waveform_and_are_finite(compression, mel_bands):
+    waveforms = tf.Variable(noise())
+    layer = Spectrogram(257, mel_bands, compression)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(waveforms) ** 3)
+    assert np.isfinite(tape.gradient(total, waveforms)).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ({"rows": 300}, r"rows must be one of \[257, 512\], received 300"),
+        ({"mel_bands": 125}, r"mel_bands must be one of range\(0, 125\), received 125"),
+        ({"compression": "cube"}, "compression must be one of .*, received cube"),
+        ({"normalisation": "none"}, "normalisation must be one of .*, received none"),
+    ],
+)
+def test_unknown_choices(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Spectrogram(**arguments)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_comes_back_from_its_configuration(normalisation):
+    layer = Spectrogram(257, 40, "log", normalisation, 65)
     copy = Spectrogram.from_config(layer.get_config())
-    assert (copy.rows, copy.log_magnitude, copy.minimum_frames) == (257, True, 65)
+    assert (copy.rows, copy.mel_bands, copy.compression, copy.minimum_frames) == (257, 40, "log", 65)
     np.testing.assert_array_equal(copy(noise()), layer(noise()))
-    assert layer.compute_output_shape((4, 48_240)) == (4, 257, 300, 1)
+    assert layer.compute_output_shape((4, 48_240)) == (4, 40, 300, 1)
 
 
 def test_same_in_a_graph():
-    layer = Spectrogram(257, True)
-    np.testing.assert_allclose(tf.function(layer)(noise()), layer(noise()), atol=1e-4)
+    for layer in (Spectrogram(257, compression="log"), Spectrogram(mel_bands=40, compression="power")):
+        np.testing.assert_allclose(tf.function(layer)(noise()), layer(noise()), atol=1e-4)

@@ -296,7 +296,7 @@ def test_command_lines_that_cannot_be_meant(parsed, arguments, complaint):
 def encoder_file(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("encoder") / "encoder.keras"
-    encoders.build_encoder("vggm", 0.03, 257, True).save(path)
+    encoders.build_encoder("vggm", 0.03, 257, compression="log").save(path)
     return path
 
 

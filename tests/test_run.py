@@ -61,3 +61,12 @@ def test_history_of_a_run_that_an_update_gave_more_columns(tmp_path):
     rows = (run.folder / "history.csv").read_text().split()
     assert rows == ["epoch,gradient_norm,loss,val_eer", "0,,3,0.2", "1,5.0,2.0,0.1"]
     assert run.rewind_history(1) == 0.2
+
+
+def test_early_stopping_by_hand(tmp_path):
+    """EERs 5, 3, 4, 3 %: the best is the second, and two epochs have come since, the last of them only as good."""
+    run = Run(tmp_path / "run", {})
+    assert not run.has_stopped_early(1)
+    for epoch, eer in enumerate([0.05, 0.03, 0.04, 0.03]):
+        run.record_epoch(epoch, {"val_eer": eer})
+    assert run.has_stopped_early(2) and not run.has_stopped_early(3) and not run.has_stopped_early(0)

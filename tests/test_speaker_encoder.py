@@ -15,7 +15,7 @@ PATHS = ["s3/a/2.wav", "s0/b/0.wav", "s0/a/0.wav", "s1/a/2.wav", "s5/b/2.wav"]
 @pytest.fixture(scope="module")
 def encoder():
     keras.utils.set_random_seed(0)
-    return SpeakerEncoder(encoders.build_encoder("vggm", 0.125, 257, True))
+    return SpeakerEncoder(encoders.build_encoder("vggm", 0.125, 257, compression="log"))
 
 
 def read(path):

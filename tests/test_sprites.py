@@ -7,7 +7,7 @@ from vggvox_tf import encoders, sprites
 
 @pytest.fixture(scope="module")
 def model():
-    return encoders.build_encoder("vggm", 0.03, 257, True)
+    return encoders.build_encoder("vggm", 0.03, 257, compression="log")
 
 
 def test_a_rising_tone_is_a_dark_diagonal_from_the_bottom_left(model, tmp_path):

@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 # The smallest VGG-M, on one-second crops.
 SMALL = [
-    "--stage=softmax", "--width=0.03", "--rows=257", "--log_magnitude", "--crop_seconds=1", "--batch_size=12",
+    "--loss=softmax", "--width=0.03", "--rows=257", "--compression=log", "--crop_seconds=1", "--batch_size=12",
     "--learning_rate=0.02", "--final_learning_rate=0.001",
 ]  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_softmax_stage_leaves_everything_behind(softmax_run):
 def test_contrastive_stage_and_evaluation(softmax_run, tiny_corpus, tmp_path):
     folder = tmp_path / "contrastive"
     output = run(
-        "train", "--stage=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), f"--run={folder}",
+        "train", "--loss=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), f"--run={folder}",
         "--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e-5", "--crop_seconds=1", "--batch_size=8",
         "--epochs=2", "--steps_per_epoch=4", "--freeze_batch_norm", "--embedding_dim=16",
     )  # fmt: skip
@@ -138,12 +138,54 @@ def test_contrastive_stage_and_evaluation(softmax_run, tiny_corpus, tmp_path):
     assert (tmp_path / "e" / "report.html").stat().st_size > 0
 
 
-@pytest.mark.parametrize("stage", ["softmax", "contrastive"])
+def test_two_losses_at_once_then_a_third_stage(tiny_corpus, tmp_path):
+    """Speakers at three speeds are eighteen classes, whose weights the third stage finds by name."""
+    speeds = ["--speeds=0.9,1,1.1", "--speeds_are_speakers", "--optimizer=adam", "--learning_rate=1e-3"]
+    first = tmp_path / "first"
+    run(
+        "train", *data(tiny_corpus), f"--run={first}", *speeds, "--loss=aam,angular_prototypical", "--width=0.03",
+        "--mel_bands=100", "--compression=log", "--pooling=statistics", "--embedding_dim=24", "--crop_seconds=1",
+        "--batch_size=12", "--epochs=3", "--steps_per_epoch=12", "--margin_warmup_epochs=1", "--schedule=cosine",
+        "--warmup_steps=5", "--weight_average=0.9", "--frequency_mask=5", "--time_mask=5", "--gain=3",
+    )  # fmt: skip
+    rows = history(first)
+    assert float(rows[-1]["prototypes_loss"]) < float(rows[0]["prototypes_loss"])
+    assert 0 <= float(rows[-1]["classifier_accuracy"]) <= 1 and float(rows[-1]["val_eer"]) < 0.4
+    with np.load(first / "classifier.npz") as classifier:
+        assert len(classifier["names"]) == 18 and classifier["names"][2] == "s0@1.1"
+        assert classifier["weight_0"].shape == (24, 18)
+    output = run(
+        "train", f"--corpus={tiny_corpus}", f"--run={tmp_path}/third", *speeds, f"--init_from={first}", "--loss=aam",
+        "--class_margin=0.4", "--crop_seconds=1.3", "--batch_size=12", "--epochs=1", "--steps_per_epoch=2",
+    )  # fmt: skip
+    assert "Took over the classifier's weights of 18 of 18 classes" in output
+    assert SpeakerEncoder.load(tmp_path / "third" / "encoder.keras").dimension == 24
+
+
+def test_a_time_budget_becomes_a_number_of_steps(tiny_corpus, tmp_path):
+    folder = tmp_path / "run"
+    flags = [*SMALL, *data(tiny_corpus), "--epochs=2", "--time_budget=0.5", f"--run={folder}"]
+    start = time.monotonic()
+    output = run("train", *flags)
+    assert time.monotonic() - start < 60  # half a minute and the imports
+    steps = int(re.search(r"(\d+) steps in each of 2 epochs fit into 0.5 minutes", output)[1])
+    kept = (folder / "flags.cfg").read_text()
+    assert f"--steps_per_epoch={steps}\n" in kept and "time_budget" not in kept
+    assert "is complete: nothing to do" in run("train", *flags)
+
+
+@pytest.mark.parametrize("stage", ["softmax", "contrastive", "offline"])
 def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_corpus, tmp_path, stage):
     flags = [*SMALL, *data(tiny_corpus), "--epochs=3", "--steps_per_epoch=40"]
+    if stage == "offline":  # with all that depends on the step: mined pairs, augmentation, averaged weights
+        flags = [
+            *data(tiny_corpus), "--loss=contrastive", "--mining=offline", f"--init_from={softmax_run[0]}",
+            "--crop_seconds=1", "--batch_size=8", "--epochs=3", "--steps_per_epoch=60", "--learning_rate=1e-3",
+            "--mine_every=2", "--babble_share=0.5", "--weight_average=0.9", "--time_mask=10",
+        ]  # fmt: skip
     if stage == "contrastive":
         flags = [
-            "--stage=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), "--crop_seconds=1",
+            "--loss=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), "--crop_seconds=1",
             "--batch_size=8", "--epochs=3", "--steps_per_epoch=60", "--learning_rate=1e-3", "--optimizer=adam",
         ]  # fmt: skip
     run("train", *flags, f"--run={tmp_path}/alone")
@@ -203,19 +245,35 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
 @pytest.mark.parametrize(
     "flags, complaint",
     [
-        ([*SMALL, "--margin=0.5"], "--margin has no effect with --stage=softmax"),
-        (["--stage=contrastive", "--positive_share=0.4"], "--positive_share has no effect"),
-        (["--stage=contrastive", "--batch_size=9"], "--batch_size=9 must be a multiple of 2"),
-        (["--stage=contrastive", "--margin=2.5"], "--margin=2.5 cannot be reached"),
-        (["--stage=contrastive", "--freeze_trunk"], "--freeze_trunk needs a trained trunk"),
-        (["--stage=contrastive", "--init_from=x", "--width=0.5"], "--width has no effect"),
-        (["--stage=softmax", "--final_learning_rate=1"], "must not be above --learning_rate"),
-        (["--stage=softmax", "--optimizer=adam", "--momentum=0.8"], "--momentum has no effect"),
-        (["--stage=softmax", "--batch_sise=9"], "Unknown command line flag 'batch_sise'"),
-        (["--stage=softmax", "--corpus=nowhere"], "nowhere"),
-        (["--stage=softmax", "--listen=3"], "--listen is given without --trials"),
-        (["--stage=contrastive"], "a batch of 32 speakers with 2 utterances each"),
-        (["--stage=contrastive", "--batch_size=8", "--init_from=nowhere"], "nowhere/encoder.keras"),
+        ([*SMALL, "--margin=0.5"], "--margin has no effect with --loss=softmax"),
+        (["--loss=contrastive", "--positive_share=0.4"], "--positive_share has no effect"),
+        (["--loss=contrastive", "--batch_size=9"], "--batch_size=9 must be a multiple of 2"),
+        (["--loss=contrastive", "--margin=2.5"], "--margin=2.5 cannot be reached"),
+        (["--loss=contrastive", "--freeze_trunk"], "--freeze_trunk needs a trained trunk"),
+        (["--loss=contrastive", "--init_from=x", "--width=0.5"], "--width has no effect"),
+        (["--loss=softmax", "--final_learning_rate=1"], "must not be above --learning_rate"),
+        (["--loss=softmax", "--optimizer=adam", "--momentum=0.8"], "--momentum has no effect"),
+        (["--loss=softmax,aam"], "--loss=softmax,aam: expected one of softmax, am, aam, one of contrastive"),
+        (
+            ["--loss=triplet", "--mining=offline"],
+            "--mining=offline is not for triplet: expected hard, semi_hard, random",
+        ),
+        (["--loss=aam,contrastive", "--mining=random"], "draws pairs, which a classification loss has no use for"),
+        (["--loss=contrastive", "--mining=random", "--speeds=0.9,1", "--speeds_are_speakers"], "needs P×K batches"),
+        (["--loss=softmax", "--speeds=1.1,0.9"], "--speeds: expected different numbers above 0 in ascending order"),
+        (["--loss=softmax", "--babble_share=0.5", "--snr=5"], "--snr: expected LOWEST,HIGHEST in dB, found 5"),
+        (["--loss=softmax", "--noise_share=0.5"], "--noise_share has no effect"),
+        (["--loss=softmax", "--noise=nowhere"], "--noise=nowhere: expected a folder"),
+        (["--loss=softmax", "--class_margin=0.1"], "--class_margin has no effect"),
+        (["--loss=softmax", "--mel_bands=100", "--rows=257"], "--rows has no effect with --mel_bands"),
+        (["--loss=softmax", "--mel_bands=40"], "VGG-M's pooling leaves nothing of 40 rows"),
+        (["--loss=softmax", "--time_budget=5", "--steps_per_epoch=5"], "--steps_per_epoch follows from --time_budget"),
+        (["--loss=softmax", "--early_stopping=5"], "--early_stopping is given without --trials"),
+        (["--loss=softmax", "--batch_sise=9"], "Unknown command line flag 'batch_sise'"),
+        (["--loss=softmax", "--corpus=nowhere"], "nowhere"),
+        (["--loss=softmax", "--listen=3"], "--listen is given without --trials"),
+        (["--loss=contrastive"], "a batch of 32 speakers with 2 utterances each"),
+        (["--loss=contrastive", "--batch_size=8", "--init_from=nowhere"], "nowhere/encoder.keras"),
     ],
 )
 def test_flags_that_cannot_be_meant(tiny_corpus, tmp_path, flags, complaint):
@@ -231,7 +289,7 @@ def test_mistakes_are_one_line_and_help_names_every_flag(tiny_corpus, tmp_path):
     output = run("train", *SMALL, f"--corpus={tmp_path}/nowhere", f"--run={tmp_path}/run", code=1)
     assert "nowhere" in output and "Traceback" not in output
     output = run("train", "--help", code=1)
-    for name in ("--margin", "--init_from", "--[no]log_magnitude", "--max_bad_share"):
+    for name in ("--margin", "--init_from", "--compression", "--max_bad_share"):
         assert name in output
 
 
@@ -242,6 +300,6 @@ def test_every_recipe_is_a_valid_set_of_flags(config, monkeypatch):
     with flagsaver.flagsaver():
         absl.flags.FLAGS(["train", f"--flagfile={config}", "--run=x", *(["--init_from=y"] * (stage == "contrastive"))])
         train.check_flags()
-        assert train.FLAGS.stage == stage and train.FLAGS.trials
+        assert train.FLAGS.loss == [stage] and train.FLAGS.trials
         if stage == "softmax":
             assert train.FLAGS.encoder == config.stem.split("_")[0].replace("quickstart", "vggm")

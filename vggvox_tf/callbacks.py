@@ -330,7 +330,7 @@ class TrialPictures(keras.callbacks.Callback):
 
 
 class SpectrogramPictures(keras.callbacks.Callback):
-    """Writes what the encoder's front end makes of a few recordings, once: training does not change it.
+    """Writes what the encoder's front end makes of a few recordings, once, before training.
 
     Args:
       events: the EventFiles.
@@ -409,6 +409,82 @@ class History(keras.callbacks.Callback):
         self.run.record_epoch(epoch, logs)
 
 
+class MarginWarmUp(keras.callbacks.Callback):
+    """Raises the margin of a classification loss linearly from 0 over the first `steps` steps of the run.
+
+    Args:
+      loss: a losses.AdditiveMarginLoss or its relative, whose `margin` is a variable.
+      done: steps of the run before this start.
+    """
+
+    def __init__(self, loss, margin, steps, done):
+        super().__init__()
+        self.loss = loss
+        self.margin = margin
+        self.steps = steps
+        self.step = done
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.step <= self.steps:
+            self.loss.margin.assign(self.margin * self.step / self.steps)
+        self.step += 1
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Puts the averaged weights into the model at the end of an epoch, for the callbacks after it, and takes them out.
+
+    A checkpoint holds the averages as weights and the weights as averages; the next epoch's beginning puts both right.
+    """
+
+    def __init__(self, average):
+        super().__init__()
+        self.average = average
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if float(self.average.steps):  # not before a run's first step
+            self.average.swap()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.average.swap()
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Ends training after `patience` epochs without a lower EER, by the run's history, a killed run's as well."""
+
+    def __init__(self, run, patience):
+        super().__init__()
+        self.run = run
+        self.patience = patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.run.has_stopped_early(self.patience):
+            logging.info("Stopping: the EER has not fallen for %d epochs.", self.patience)
+            self.model.stop_training = True
+
+
+class StepTimer(keras.callbacks.Callback):
+    """Measures what a step takes, and ends training as soon as that is known.
+
+    Attributes, afterwards:
+      first_step: seconds until the first step was done, in which the step is compiled.
+      seconds_per_step: mean of the steps after the first SKIPPED, whose batches may have waited in the buffer.
+    """
+
+    STEPS, SKIPPED, ENOUGH = 24, 4, 20.0  # steps at most, and seconds after which one measured step is enough
+
+    def on_train_begin(self, logs=None):
+        self.times = [time.monotonic()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.times.append(time.monotonic())
+        skipped = min(self.SKIPPED, len(self.times) - 2)
+        measured = self.times[-1] - self.times[skipped]
+        self.first_step = self.times[1] - self.times[0]
+        if skipped:
+            self.seconds_per_step = measured / (len(self.times) - 1 - skipped)
+            self.model.stop_training = measured > self.ENOUGH
+
+
 class Checkpoints(keras.callbacks.Callback):
     """Saves the state of training, the encoder, and the encoder of the best EER so far, at the end of each epoch.
 
@@ -417,14 +493,18 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
       run: the run.Run to save into.
-      encoder: the encoder inside the model that is trained.
+      model: the model that is trained.
+      encoder: the encoder inside it.
+      class_names: of the layer "classifier", whose weights are then kept by name; None without one.
       best_eer: the lowest EER of the epochs before this start.
     """
 
-    def __init__(self, run, encoder, best_eer=float("inf")):
+    def __init__(self, run, model, encoder, class_names=None, best_eer=float("inf")):
         super().__init__()
         self.run = run
         self.encoder = encoder
+        self.classifier = model.get_layer("classifier") if class_names else None
+        self.class_names = class_names
         self.best_eer = best_eer
 
     def on_epoch_end(self, epoch, logs=None):
@@ -437,4 +517,11 @@ class Checkpoints(keras.callbacks.Callback):
         if logs.get("val_eer", float("inf")) < self.best_eer:
             self.best_eer = logs["val_eer"]
             self.run.save(self.encoder.save, "encoder_best.keras")
+        if self.classifier:
+            self.run.save(self._save_classifier, "classifier.npz")
         self.run.save(self.model.save_weights, "checkpoint.weights.h5")
+
+    def _save_classifier(self, path):
+        weights = {f"weight_{number}": value for number, value in enumerate(self.classifier.get_weights())}
+        with open(path, "wb") as file:
+            np.savez(file, names=np.array(self.class_names), **weights)

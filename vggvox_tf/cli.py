@@ -8,6 +8,7 @@ import traceback
 from absl import app, flags, logging
 
 from vggvox_tf.audio import AudioError
+from vggvox_tf.augment import AugmentError
 from vggvox_tf.calibration import CalibrationError
 from vggvox_tf.corpus import CorpusError
 from vggvox_tf.embeddings import EmbeddingsError
@@ -22,8 +23,8 @@ from vggvox_tf.trials import TrialError
 
 # Their messages say what is wrong with which file or flag; a traceback would only hide that.
 EXPLAINED = (
-    AudioError, CalibrationError, CorpusError, EmbeddingsError, EncoderError, FloatingPointError, GalleryError,
-    MetricsError, RunError, SamplingError, ScoringError, TooManyBadFilesError, TrialError, flags.Error,
+    AudioError, AugmentError, CalibrationError, CorpusError, EmbeddingsError, EncoderError, FloatingPointError,
+    GalleryError, MetricsError, RunError, SamplingError, ScoringError, TooManyBadFilesError, TrialError, flags.Error,
 )  # fmt: skip
 
 

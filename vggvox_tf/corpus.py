@@ -115,6 +115,42 @@ def read_corpus(
     raise CorpusError(f"{path} is neither a folder nor a manifest (.tsv, from python -m tools.make_manifest)")
 
 
+def combine(corpora: Sequence[Corpus]) -> Corpus:
+    """One corpus of several, with paths from the folder that all their roots lie in.
+
+    Speakers of the same name are taken for the same person, and their sessions are kept apart.
+
+    Raises:
+      CorpusError: a file is in two of them.
+    """
+    roots = [Path(os.path.abspath(corpus.root)) for corpus in corpora]
+    root = Path(os.path.commonpath(roots))
+    names = sorted({name for corpus in corpora for name in corpus.speaker_names})
+    number = {name: index for index, name in enumerate(names)}
+    genders = {}
+    paths, speakers, sessions, keys = [], [], [], []
+    for index, (corpus, its_root) in enumerate(zip(corpora, roots, strict=True)):
+        below = its_root.relative_to(root)
+        paths += [(below / path).as_posix() for path in corpus.paths]
+        ranks = np.array([number[name] for name in corpus.speaker_names], np.int32)
+        speakers.append(ranks[corpus.speakers])
+        sessions.append(corpus.sessions + len(keys))
+        speaker_of_session = dict(zip(corpus.sessions.tolist(), speakers[-1].tolist(), strict=True))
+        keys += [(speaker_of_session[k], f"{index}/{name}") for k, name in enumerate(corpus.session_names)]
+        for name, gender in zip(corpus.speaker_names, corpus.genders, strict=True):
+            genders[name] = genders.get(name) or gender
+    return _build(
+        root,
+        paths,
+        np.concatenate(speakers),
+        np.concatenate(sessions).astype(np.int32),
+        np.concatenate([corpus.seconds for corpus in corpora]),
+        names,
+        keys,
+        [genders[name] for name in names],
+    )
+
+
 # --- manifests ---------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
-"""Losses on distances between embeddings, and the pairs of a batch that they are taken over.
+"""Losses on distances between embeddings, and softmax losses with a margin.
 
-A batch is embeddings (N, D) with the speaker ids (N,) as labels. The Keras classes turn it into pairs: two halves that
-belong together row by row (`ContrastiveLoss`), or all pairs of a P×K batch (`HardNegativeContrastiveLoss`).
+A batch is embeddings (N, D) with the speaker ids (N,) as labels. `ContrastiveLoss` takes it as drawn pairs: two halves
+that belong together row by row. The other metric losses take all distances of a P×K batch, P speakers with K utterances
+each, in any order, computed once as one matrix. A row without a positive or a negative counts for nothing.
 """
 
 import keras
@@ -48,6 +49,37 @@ def above_diagonal(square):
     return tf.linalg.band_part(tf.ones_like(square, tf.bool), 0, -1) & ~tf.eye(tf.shape(square)[0], dtype=tf.bool)
 
 
+def same_speaker(speakers):
+    """Bool (N, N), True where two rows are of the same speaker, from ids (N,) or (N, 1)."""
+    speakers = tf.reshape(speakers, [-1])
+    return tf.equal(speakers[:, tf.newaxis], speakers[tf.newaxis, :])
+
+
+def others(same):
+    """The positive pairs of each row: `same` (N, N) without the diagonal."""
+    return same & ~tf.eye(tf.shape(same)[0], dtype=tf.bool)
+
+
+def anchors(same):
+    """Bool (N,): rows that have both a positive and a negative."""
+    return tf.reduce_any(others(same), axis=1) & tf.reduce_any(~same, axis=1)
+
+
+def furthest(distances, mask):
+    """Largest distance (N,) of each row where the mask is true; 0 where it is true nowhere."""
+    return tf.reduce_max(tf.where(mask, distances, 0.0), axis=1)
+
+
+def nearest(distances, mask):
+    """Smallest distance (N,) of each row where the mask is true; infinite where it is true nowhere."""
+    return tf.reduce_min(tf.where(mask, distances, float("inf")), axis=1)
+
+
+def finite(distances):
+    """0 for infinite distances, of rows that count for nothing: 0 times an infinite loss would be NaN."""
+    return tf.where(tf.math.is_inf(distances), 0.0, distances)
+
+
 def hardest_negatives(distances, same, share):
     """The pairs of a batch to learn from: every positive pair, and the closest `share` of the negative ones.
 
@@ -68,6 +100,17 @@ def hardest_negatives(distances, same, share):
     return positives, negatives & (distances <= ranked[last])
 
 
+def semi_hard_negatives(distances, same):
+    """Negative pairs of a batch that are further apart than a positive pair of one of the two: bool (N, N), above the
+    diagonal.
+
+    For pairs what Schroff et al. 2015, section 3.2, call semi-hard for triplets: d(a, p) < d(a, n), for the closest p
+    of either side. Together with the margin, beyond which a pair costs nothing, they lie in between.
+    """
+    closest = nearest(distances, others(same))  # (N,)
+    return ~same & above_diagonal(same) & (distances > tf.minimum(closest[:, tf.newaxis], closest[tf.newaxis, :]))
+
+
 def drawn_pairs(speakers, embeddings):
     """The pairs of a batch of drawn pairs, rows i and N/2 + i: distances (N/2,) and whether of one speaker (N/2,)."""
     first, second = tf.split(tf.reshape(speakers, [-1]), 2)
@@ -77,8 +120,7 @@ def drawn_pairs(speakers, embeddings):
 
 def all_pairs(speakers, embeddings):
     """The unordered pairs of a P×K batch: distances (N(N − 1)/2,) and whether of one speaker (N(N − 1)/2,)."""
-    speakers = tf.reshape(speakers, [-1])
-    same = tf.equal(speakers[:, tf.newaxis], speakers[tf.newaxis, :])  # (N, N)
+    same = same_speaker(speakers)  # (N, N)
     upper = above_diagonal(same)
     return tf.boolean_mask(all_distances(embeddings), upper), tf.boolean_mask(same, upper)
 
@@ -131,25 +173,220 @@ class ContrastiveLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class HardNegativeContrastiveLoss(keras.losses.Loss):
-    """Contrastive loss over a P×K batch: every positive pair and the hardest share of the negative pairs.
+class MinedContrastiveLoss(keras.losses.Loss):
+    """Contrastive loss over a P×K batch: every positive pair, and the negative pairs that are mined.
 
     The scalar is the mean over the positive pairs plus the mean over the chosen negative pairs, halved, as if pairs
     of both kinds had been drawn equally often.
+
+    Args:
+      mining: "hard": the closest `hardest_share` of the negative pairs. "half_hard": those for one half, and all for
+        the other, which is what drawing half of them at random comes to on average (Nagrani et al. 2017).
+        "semi_hard": see semi_hard_negatives.
     """
 
-    def __init__(self, margin=1.0, hardest_share=0.1, name="hard_negative_contrastive"):
+    def __init__(self, margin=1.0, mining="hard", hardest_share=0.1, name="mined_contrastive"):
         super().__init__(name=name, reduction=None, dtype="float32")
         self.margin = margin
+        self.mining = mining
         self.hardest_share = hardest_share
 
     def call(self, speakers, embeddings):
-        speakers = tf.reshape(speakers, [-1])
-        same = tf.equal(speakers[:, tf.newaxis], speakers[tf.newaxis, :])  # (N, N)
-        distances = all_distances(embeddings)
-        positives, negatives = hardest_negatives(tf.stop_gradient(distances), same, self.hardest_share)
+        same, distances = same_speaker(speakers), all_distances(embeddings)
         losses = contrastive(distances, same, self.margin)
-        return (mean_where(losses, positives) + mean_where(losses, negatives)) / 2
+        positives, negatives = hardest_negatives(tf.stop_gradient(distances), same, self.hardest_share)
+        if self.mining == "semi_hard":
+            negatives = semi_hard_negatives(tf.stop_gradient(distances), same)
+        negative = mean_where(losses, negatives)
+        if self.mining == "half_hard":
+            negative = (negative + mean_where(losses, ~same)) / 2
+        return (mean_where(losses, positives) + negative) / 2
 
     def get_config(self):
-        return {"margin": self.margin, "hardest_share": self.hardest_share, "name": self.name}
+        return {
+            "margin": self.margin,
+            "mining": self.mining,
+            "hardest_share": self.hardest_share,
+            "name": self.name,
+        }
+
+
+def triplet(positive, negative, margin):
+    """Triplet loss max(d(a, p) − d(a, n) + margin, 0), of distances (…).
+
+    Schroff et al. 2015, equation 3, with distances in place of their squares (Hermans et al. 2017, section 2: squares
+    made training collapse).
+    """
+    return tf.maximum(positive - negative + margin, 0)
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class TripletLoss(keras.losses.Loss):
+    """Triplet loss of a P×K batch: a scalar, the mean over (anchor, positive) pairs, or over all triplets.
+
+    Args:
+      mining: which negative each (anchor, positive) pair has. "hard": the closest. "semi_hard": the closest of those
+        further than the positive, and the furthest where there is none (Schroff et al. 2015, section 3.2). "random":
+        each of them, which is what drawing one at random comes to on average.
+    """
+
+    def __init__(self, margin=0.3, mining="hard", name="triplet"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.margin = margin
+        self.mining = mining
+
+    def call(self, speakers, embeddings):
+        same, distances = same_speaker(speakers), all_distances(embeddings)
+        positives = others(same)
+        if self.mining == "hard":
+            negatives = nearest(distances, ~same)[:, tf.newaxis]  # (N, 1)
+        else:
+            negatives = distances[:, tf.newaxis, :]  # (N, 1, N), for each anchor and positive
+            if self.mining == "random":
+                losses = triplet(distances[..., tf.newaxis], negatives, self.margin)  # (N, N, N)
+                return mean_where(losses, positives[..., tf.newaxis] & ~same[:, tf.newaxis, :])
+            further = ~same[:, tf.newaxis, :] & (negatives > distances[..., tf.newaxis])
+            closest = tf.reduce_min(tf.where(further, negatives, float("inf")), axis=2)  # (N, N)
+            furthest = tf.reduce_max(tf.where(same, 0.0, distances), axis=1, keepdims=True)
+            negatives = tf.where(tf.reduce_any(further, axis=2), closest, furthest)
+        has_negative = tf.reduce_any(~same, axis=1, keepdims=True)
+        return mean_where(triplet(distances, finite(negatives), self.margin), positives & has_negative)
+
+    def get_config(self):
+        return {"margin": self.margin, "mining": self.mining, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class TriHardLoss(keras.losses.Loss):
+    """Batch-hard triplet loss: a scalar, the mean over anchors of the furthest positive and the closest negative.
+
+    max(max d(a, p) − min d(a, n) + margin, 0), or softly ln(1 + exp(max d(a, p) − min d(a, n))) (Hermans et al. 2017,
+    equation 5 and section 2).
+    """
+
+    def __init__(self, margin=0.3, soft=False, name="trihard"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.margin = margin
+        self.soft = soft
+
+    def call(self, speakers, embeddings):
+        same, distances = same_speaker(speakers), all_distances(embeddings)
+        positive, negative = furthest(distances, others(same)), finite(nearest(distances, ~same))
+        losses = tf.nn.softplus(positive - negative) if self.soft else triplet(positive, negative, self.margin)
+        return mean_where(losses, anchors(same))
+
+    def get_config(self):
+        return {"margin": self.margin, "soft": self.soft, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class QuadrupletLoss(keras.losses.Loss):
+    """Quadruplet loss of a P×K batch: a scalar, the mean over anchors.
+
+    max(d(a, p) − d(a, n) + margin, 0) + max(d(a, p) − d(n₁, n₂) + second_margin, 0), with n₁ and n₂ of two speakers
+    other than the anchor's (Chen et al. 2017, with distances for their learned metric), of each kind the
+    hardest: the furthest positive, the closest negative and the closest n₁, n₂.
+    """
+
+    def __init__(self, margin=0.3, second_margin=0.1, name="quadruplet"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.margin = margin
+        self.second_margin = second_margin
+
+    def call(self, speakers, embeddings):
+        same, distances = same_speaker(speakers), all_distances(embeddings)
+        positive, closest = furthest(distances, others(same)), nearest(distances, ~same)  # (N,)
+        apart = ~same[:, :, tf.newaxis] & ~same[:, tf.newaxis, :] & ~same[tf.newaxis]  # (a, n₁, n₂)
+        pairs = tf.reduce_min(tf.where(apart, distances[tf.newaxis], float("inf")), axis=[1, 2])  # (N,)
+        losses = triplet(positive, finite(closest), self.margin)
+        has_pair = tf.cast(pairs < float("inf"), losses.dtype)
+        losses += has_pair * triplet(positive, finite(pairs), self.second_margin)
+        return mean_where(losses, anchors(same))
+
+    def get_config(self):
+        return {"margin": self.margin, "second_margin": self.second_margin, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class MSMLLoss(keras.losses.Loss):
+    """Margin sample mining loss: a scalar, one term a batch (Xiao et al. 2017).
+
+    max(d(a, p) − d(n₁, n₂) + margin, 0) of the positive pair furthest apart and the negative pair closest together.
+    """
+
+    def __init__(self, margin=0.3, name="msml"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.margin = margin
+
+    def call(self, speakers, embeddings):
+        same, distances = same_speaker(speakers), all_distances(embeddings)
+        positive = tf.reduce_max(furthest(distances, others(same)))
+        negative = tf.reduce_min(nearest(distances, ~same))
+        loss = triplet(positive, finite(negative), self.margin)
+        return loss * tf.cast(tf.reduce_any(others(same)) & tf.reduce_any(~same), loss.dtype)
+
+    def get_config(self):
+        return {"margin": self.margin, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class PrototypeCrossEntropy(keras.losses.Loss):
+    """Softmax cross-entropy of heads.Prototypes' logits (P, P), the right prototype being on the diagonal: a scalar.
+
+    Snell et al. 2017, equation 2; Chung et al. 2020. The speaker ids (N,) are not needed.
+    """
+
+    def __init__(self, name="prototype_cross_entropy"):
+        super().__init__(name=name, reduction=None, dtype="float32")
+
+    def call(self, speakers, logits):
+        labels = tf.range(tf.shape(logits)[0])
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class MarginSoftmaxLoss(keras.losses.Loss):
+    """Softmax cross-entropy of scaled cosines, the right speaker's lowered by a margin: a scalar, the mean of a batch.
+
+    Takes speaker ids (N,) and cosines (N, S). `margin` is a variable, so that a margin can be warmed up in a compiled
+    training step.
+    """
+
+    def __init__(self, margin=0.2, scale=30.0, name=None):
+        super().__init__(name=name, reduction=None, dtype="float32")
+        self.full_margin = margin
+        self.margin = tf.Variable(margin, trainable=False, dtype=tf.float32)
+        self.scale = scale
+
+    def call(self, speakers, cosines):
+        speakers = tf.cast(tf.reshape(speakers, [-1]), tf.int32)
+        rows = tf.stack([tf.range(tf.shape(speakers)[0]), speakers], axis=1)
+        lowered = self.lowered(tf.gather_nd(cosines, rows), self.margin)
+        logits = self.scale * tf.tensor_scatter_nd_update(cosines, rows, lowered)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(speakers, logits))
+
+    def get_config(self):
+        return {"margin": self.full_margin, "scale": self.scale, "name": self.name}
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class AdditiveMarginLoss(MarginSoftmaxLoss):
+    """Additive margin softmax, s·(cos θ − m) (Wang, Cheng et al. 2018)."""
+
+    @staticmethod
+    def lowered(cosines, margin):
+        return cosines - margin
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class AdditiveAngularMarginLoss(MarginSoftmaxLoss):
+    """Additive angular margin softmax, s·cos(θ + m) (Deng et al. 2019, equation 3)."""
+
+    @staticmethod
+    def lowered(cosines, margin):
+        """cos(θ + m); where θ + m > π, and it would rise again, cos θ − m·sin m, as in the authors' code."""
+        sines = safe_sqrt(1 - tf.square(cosines))
+        added = cosines * tf.cos(margin) - sines * tf.sin(margin)
+        return tf.where(cosines > -tf.cos(margin), added, cosines - margin * tf.sin(margin))

@@ -1,6 +1,6 @@
 """The input pipeline: step numbers → utterance indices → decoded crops → batches of waveforms, by tf.data.
 
-step n ──sampler──► indices (N,) ──audio.load_crop, in parallel──► waveforms (N, samples), speaker ids (N,)
+step n ──sampler──► indices (N,) ──audio.load_crop, in parallel──► waveforms (N, samples), class ids (N,)
 """
 
 import os
@@ -77,30 +77,33 @@ class Recordings:
                 raise self.failure
 
 
-def dataset(recordings, sampler, seed, first_step, last_step):
-    """Batches of steps first_step … last_step − 1: float32 waveforms (N, samples), int32 speaker ids (N,).
+def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
+    """Batches of steps first_step … last_step − 1: float32 waveforms (N, samples), int32 class ids (N,).
 
     The order and the crops depend on the seed and the step only, also with parallel decoding.
+
+    Args:
+      voices: int (N,), which of its V voices a speaker has in each row of a batch, where recordings played faster or
+        slower count as other speakers; the class is then V · speaker + voice. None: the class is the speaker.
     """
-    speakers = recordings.corpus.speakers
+    voices = np.zeros(sampler.batch_size, np.int32) if voices is None else np.asarray(voices, np.int32)
+    classes = recordings.corpus.speakers * (voices.max() + 1)
 
     def plan(step):
-        indices = sampler(int(step))
-        positions = sampling.generator(seed, sampling.CROPS, int(step)).random(len(indices))
-        return indices, positions
+        positions = sampling.generator(seed, sampling.CROPS, int(step)).random(sampler.batch_size)
+        return sampler(int(step)), positions, voices
 
-    def crop(index, position):
+    def crop(index, position, voice):
         waveform, used = recordings.crop(int(index), float(position))
-        return waveform, speakers[used]
+        return waveform, classes[used] + voice
 
     def plan_op(step):
-        return tf.numpy_function(plan, [step], [tf.int64, tf.float64], stateful=False)
+        return tf.numpy_function(plan, [step], [tf.int64, tf.float64, tf.int32], stateful=False)
 
-    def crop_op(index, position):
-        waveform, speaker = tf.numpy_function(crop, [index, position], [tf.float32, tf.int32], stateful=False)
-        return tf.ensure_shape(waveform, [recordings.samples]), tf.ensure_shape(speaker, [])
+    def crop_op(*plan):
+        waveform, label = tf.numpy_function(crop, plan, [tf.float32, tf.int32], stateful=False)
+        return tf.ensure_shape(waveform, [recordings.samples]), tf.ensure_shape(label, [])
 
-    batch_size = len(sampler(first_step))
     options = tf.data.Options()
     # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs.
     options.threading.private_threadpool_size = os.cpu_count()
@@ -109,7 +112,7 @@ def dataset(recordings, sampler, seed, first_step, last_step):
         .map(plan_op)
         .unbatch()
         .map(crop_op, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
+        .batch(sampler.batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
     )

@@ -8,6 +8,8 @@ history.csv            one row an epoch
 events.out.tfevents.*  what TensorBoard's HParams table shows of the run
 train/, validation/    TensorBoard event files; the projector's files lie in validation/
 checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
+classifier.npz         the classifier's weights and the names of its classes, for a third stage
+mined_pairs.npz        the negative pairs mined last
 encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
 """
 
@@ -20,6 +22,8 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+
+import numpy as np
 
 PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy", "scipy", "soundfile", "av", "absl-py")
 
@@ -109,6 +113,11 @@ class Run:
         if (self.folder / "history.csv").exists():
             self._write_history(rows)
         return min((float(row["val_eer"]) for row in rows if row.get("val_eer")), default=float("inf"))
+
+    def has_stopped_early(self, patience):
+        """Whether the last `patience` epochs (0: never) all had a higher EER than the best before, or the same."""
+        eers = [float(row["val_eer"]) for row in self._read_history() if row.get("val_eer")]
+        return 0 < patience <= len(eers) - 1 - int(np.argmin(eers)) if eers else False
 
     def _read_history(self):
         try:

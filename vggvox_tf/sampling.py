@@ -3,8 +3,9 @@
 There is no shuffle buffer and no iterator state: a batch is computed from the number of its step alone, so resuming at
 step n is exact, and each of several workers can compute its own part of the same order.
 
-A sampler is called with a step number and returns int64 utterance indices (N,) into the corpus. It costs O(N) a step
-whatever the size of the corpus, but for one permutation at the start of each pass (36 ms for 1,092,009 utterances).
+A sampler has a `batch_size` N, is called with a step number and returns int64 utterance indices (N,) into the corpus.
+It costs O(N) a step whatever the size of the corpus, but for one permutation at the start of each pass (36 ms for
+1,092,009 utterances).
 
 NumPy's counter-based Philox generator gives each (seed, stream, step) random numbers of its own. TensorFlow's
 `index_shuffle` would spare the permutation, but is visibly uneven: over 20,000 seeds the first of nine elements landed
@@ -16,7 +17,7 @@ import functools
 import numpy as np
 
 # Each kind of decision has a stream of random numbers of its own.
-ORDER, DRAWS, CROPS = range(3)
+ORDER, DRAWS, CROPS, MINING = range(4)
 
 
 class SamplingError(ValueError):
@@ -72,6 +73,7 @@ class SpeakerSampler:
                 f"training speakers, found {speakers}: lower the batch size or raise the utterances per speaker"
             )
         self.draw = UtteranceDraw(corpus)
+        self.batch_size = speakers_per_batch * utterances_per_speaker
         self.speakers = speakers
         self.speakers_per_batch = speakers_per_batch
         self.utterances_per_speaker = utterances_per_speaker
@@ -92,19 +94,24 @@ class PairSampler:
     pairs are of the same speaker, from another session where there is one. The others pair the anchor with another
     speaker: with probability `same_gender_share` one of the same gender, else one of the other; None asks for neither.
     Where a gender is unknown, or has no other speaker, any other speaker is taken.
+
+    Args:
+      mined: a mining.MinedPairs, from whose pairs of the step the negative ones are drawn instead.
     """
 
-    def __init__(self, corpus, pairs, positive_share, seed, same_gender_share=None):
+    def __init__(self, corpus, pairs, positive_share, seed, same_gender_share=None, mined=None):
         if len(corpus.speaker_names) < 2:
             raise SamplingError("pairs of different speakers need two training speakers or more, found one")
         self.draw = UtteranceDraw(corpus)
         self.speakers = len(corpus.speaker_names)
         self.genders = np.array(corpus.genders)
         self.of_gender = {gender: np.flatnonzero(self.genders == gender) for gender in "fm"}
+        self.batch_size = 2 * pairs
         self.pairs = pairs
         self.positives = round(pairs * positive_share)
         self.same_gender_share = same_gender_share
         self.seed = seed
+        self.mined = mined
 
     def __call__(self, step):
         random = generator(self.seed, DRAWS, step)
@@ -114,6 +121,9 @@ class PairSampler:
         ]
         random.shuffle(speakers)  # so that which speakers are positive does not depend on their place in the pass
         pairs = [self.draw(random, speaker, 2) for speaker in speakers[: self.positives]]
+        if self.mined:
+            pairs.extend(random.choice(self.mined(step), self.pairs - self.positives))
+            return np.stack(pairs, axis=1).reshape(-1)
         for speaker in speakers[self.positives :]:
             partners = (speaker, self.another(random, speaker))
             pairs.append(np.concatenate([self.draw(random, each, 1) for each in partners]))

@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import itertools
+import json
 import os
 import threading
 import zipfile
@@ -82,8 +83,10 @@ class SpeakerEncoder:
     def fingerprint(self):
         """SHA-256 (hex) of the layers and weights: the same wherever, and however often, the encoder is saved."""
         digest = hashlib.sha256()
-        spectrogram = self.model.get_layer("spectrogram")
-        digest.update(f"{spectrogram.rows} {spectrogram.log_magnitude}\n".encode())
+        config = self.model.get_layer("spectrogram").get_config()
+        for key in ("dtype", "name", "trainable"):  # have no bearing on the embeddings
+            del config[key]
+        digest.update(json.dumps(config, sort_keys=True).encode())
         for layer in self.model.layers:
             digest.update(f"{type(layer).__name__} {layer.name}\n".encode())
             for weight in layer.get_weights():

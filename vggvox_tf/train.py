@@ -1,11 +1,17 @@
 """Trains a speaker encoder: python -m vggvox_tf.train --flagfile=configs/vggm_softmax.cfg --corpus=… --run=…
 
-Stage 1 (--stage=softmax) trains the trunk as a classifier of the training speakers. Stage 2 (--stage=contrastive
---init_from=RUN) puts an embedding layer in the classifier's place and trains both with the contrastive loss. Started
-again with the same flags, a run goes on after its last complete epoch.
+Stage 1 (--loss=softmax, am or aam) trains the trunk as a classifier of the training speakers. Stage 2
+(--loss=contrastive or one of its relatives, --init_from=RUN) puts an embedding layer in its place and trains both. One
+of each, --loss=aam,angular_prototypical, trains both at once. A classifier with --init_from, on longer crops and with a
+larger margin, is a third stage. Started again with the same flags, a run goes on after its last complete epoch.
 """
 
+import dataclasses
+import re
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,9 +19,10 @@ import tensorflow as tf
 from absl import flags, logging
 from tensorboard.plugins.hparams import api as hparams
 
-from vggvox_tf import callbacks, cli, encoders, losses, pipeline, sampling
+from vggvox_tf import augment, callbacks, cli, encoders, heads, losses, mining, pipeline, sampling, schedules
 from vggvox_tf.corpus import read_corpus
-from vggvox_tf.frontend import FFT_LENGTHS, crop_samples
+from vggvox_tf.encoders.pooling import POOLINGS
+from vggvox_tf.frontend import COMPRESSIONS, FFT_LENGTHS, MAXIMUM_MEL_BANDS, NORMALISATIONS, crop_samples
 from vggvox_tf.run import Run, training_speakers
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 from vggvox_tf.training_model import TrainingModel
@@ -23,9 +30,19 @@ from vggvox_tf.trials import read_trials
 
 FLAGS = flags.FLAGS
 
+CLASSIFICATION = ("softmax", "am", "aam")
+METRIC = (
+    "contrastive", "triplet", "trihard", "quadruplet", "msml", "prototypical", "angular_prototypical",
+)  # fmt: skip
+MINING = {
+    "contrastive": ("hard", "half_hard", "semi_hard", "random", "offline"),
+    "triplet": ("hard", "semi_hard", "random"),
+}
+
 flags.DEFINE_string("run", None, "Folder for everything of this run; an unfinished run in it is continued.")
-flags.DEFINE_enum("stage", None, ["softmax", "contrastive"], "Training stage: 1 is softmax, 2 is contrastive.")
-flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order of the data and the crops.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed", 0, "Seed of the initial weights, the order of the data, the crops and the augmentation.", 0
+)
 
 flags.DEFINE_string("corpus", None, "Training recordings: a manifest (.tsv), or a folder with one per speaker.")
 flags.DEFINE_string("corpus_root", None, "Folder the manifest's paths start from; default: the manifest's own.")
@@ -39,18 +56,100 @@ flags.DEFINE_float(
 )
 
 flags.DEFINE_enum("encoder", "vggm", sorted(encoders.TRUNKS), "Trunk of the encoder.")
-flags.DEFINE_float("width", 1.0, "Multiplies the filters of every layer; below 1 for small machines.", 0.01, 4.0)
+flags.DEFINE_float("width", 1.0, "Multiplies the filters of every layer; 0.25 makes a thin ResNet.", 0.01, 4.0)
+flags.DEFINE_boolean("squeeze_excitation", False, "Squeeze and excitation in the blocks of a ResNet (Hu et al. 2018).")
 flags.DEFINE_enum("rows", "512", [str(n) for n in FFT_LENGTHS], "Frequency rows: 512 as in the paper, or 257.")
-flags.DEFINE_boolean("log_magnitude", False, "Logarithm of the magnitude, instead of the paper's linear one.")
-flags.DEFINE_float("crop_seconds", 3.0, "Length of the training crops in seconds (100 frames each).", 0.5)
+flags.DEFINE_integer("mel_bands", 0, "Mel bands in place of the rows, such as 80; 0: the rows.", 0, MAXIMUM_MEL_BANDS)
+flags.DEFINE_enum(
+    "compression", "linear", COMPRESSIONS, "Of the magnitude: linear as in the paper, logarithm, power law."
+)
+flags.DEFINE_enum(
+    "normalisation",
+    "time",
+    NORMALISATIONS,
+    "time: mean and variance of each row over the recording's frames, as in the paper. mean: the mean only. running: a "
+    "running mean and variance of each row over the training. learned: a trained mean and scale of each row.",
+)
+flags.DEFINE_enum("pooling", "average", POOLINGS, "Over time; average as in the paper.")
+flags.DEFINE_integer(
+    "embedding_dim", None, "Size of the embeddings; default 512 with a metric loss, else the trunk's own output.", 1
+)
+flags.DEFINE_boolean("unit_length", True, "L2-normalise a metric loss's embeddings: distances then lie in [0, 2].")
 
-flags.DEFINE_integer("batch_size", 64, "Utterances in a step; in stage 2 both sides of its pairs count.", 2)
+flags.DEFINE_list(
+    "loss",
+    None,
+    f"A classification loss ({', '.join(CLASSIFICATION)}: softmax with additive or additive angular margin), a metric "
+    f"loss ({', '.join(METRIC)}), or one of each, comma-separated.",
+)
+flags.DEFINE_float("metric_weight", 1.0, "Weight of the metric loss beside a classification loss.", 1e-6)
+flags.DEFINE_float("class_margin", 0.2, "Margin of am (of the cosine) and aam (an angle in radians).", 0.0, 1.5)
+flags.DEFINE_float("class_scale", 30.0, "Factor of the cosines of am and aam before the softmax.", 1.0)
+flags.DEFINE_integer("margin_warmup_epochs", 0, "Epochs over which --class_margin rises from 0.", 0)
+flags.DEFINE_float(
+    "margin", None, "Of a metric loss: how far apart different speakers should be; each has a default.", 1e-6
+)
+flags.DEFINE_float("second_margin", 0.1, "Of quadruplet's second term; below --margin.", 0.0)
+flags.DEFINE_boolean("soft_margin", False, "Softplus in place of trihard's margin.")
+flags.DEFINE_enum(
+    "mining",
+    "hard",
+    ["hard", "half_hard", "semi_hard", "random", "offline"],
+    "Of contrastive's negative pairs. In a P×K batch: hard, the closest --hardest_share; half_hard, half of them so, "
+    "half at random (VoxCeleb1); semi_hard, those further than a positive one. Drawn pairs: random; offline, from "
+    "the closest --hardest_share of random pairs (VoxCeleb2). Of triplet: hard, semi_hard, random.",
+)
+flags.DEFINE_float("hardest_share", None, "Share of the negative pairs used; default 0.1, offline 0.01.", 1e-6, 1.0)
+flags.DEFINE_integer("mine_every", 1, "Epochs between two rounds of mining. With --mining=offline.", 1)
+flags.DEFINE_integer("utterances_per_speaker", 2, "K of a P×K batch; P is batch_size / K. With a metric loss.", 2)
+flags.DEFINE_float("positive_share", 0.5, "Share of pairs of the same speaker. With drawn pairs.", 0.0, 1.0)
+flags.DEFINE_float(
+    "same_gender_share",
+    None,
+    "Share of the negative pairs that are of one gender; default: as it comes. With --mining=random.",
+    0.0,
+    1.0,
+)
+
+flags.DEFINE_string(
+    "init_from", None, "Run folder whose encoder, and classifier where both have one, this starts from."
+)
+flags.DEFINE_boolean("freeze_trunk", False, "Train the embedding layer and the heads only.")
+flags.DEFINE_boolean("freeze_batch_norm", False, "Keep the batch norm statistics and scales of --init_from.")
+
+flags.DEFINE_string("noise", None, "Folder of noises (MUSAN's, or any) to add in training, at --snr.")
+flags.DEFINE_float("noise_share", 0.5, "Share of the utterances that noise is added to.", 0.0, 1.0)
+flags.DEFINE_string("reverberation", None, "Folder of room impulse responses (RIRS_NOISES', or any) for training.")
+flags.DEFINE_float("reverberation_share", 0.3, "Share of the utterances that are put into a room.", 0.0, 1.0)
+flags.DEFINE_float("babble_share", 0.0, "Share of the utterances that other ones of the batch are added to.", 0.0, 1.0)
+flags.DEFINE_list("snr", ["5", "20"], "Lowest and highest signal-to-noise ratio of noise and babble, in dB.")
+flags.DEFINE_list("speeds", [], "Speeds to play utterances at, such as 0.9,1,1.1; each has as many of a batch.")
+flags.DEFINE_boolean("speeds_are_speakers", False, "A speaker at another of --speeds counts as another speaker.")
+flags.DEFINE_float("gain", 0.0, "Loudness is changed by up to this, up or down, in dB.", 0.0)
+flags.DEFINE_integer("frequency_mask", 0, "Rows that SpecAugment masks at most, twice; 0: none.", 0)
+flags.DEFINE_integer("time_mask", 0, "Frames that SpecAugment masks at most, twice; 0: none.", 0)
+
+flags.DEFINE_float("crop_seconds", 3.0, "Length of the training crops in seconds (100 frames each).", 0.5)
+flags.DEFINE_integer("batch_size", 64, "Utterances in a step; both sides of pairs count.", 2)
 flags.DEFINE_integer("epochs", 10, "Epochs to train; each ends with an evaluation and a checkpoint.", 1)
 flags.DEFINE_integer("steps_per_epoch", 0, "Steps in an epoch; 0: as many as the corpus has batches.", 0)
+flags.DEFINE_float(
+    "time_budget",
+    None,
+    "Minutes until training shall be over, start-up and evaluations included: a few steps are timed, and "
+    "--steps_per_epoch follows from it. The run's flags keep the steps, not the minutes.",
+    0.1,
+)
+flags.DEFINE_integer("early_stopping", 0, "Epochs without a lower EER after which training stops; 0: never.", 0)
 flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum, or Adam.")
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", 0.0, 1.0)
-flags.DEFINE_float("learning_rate", 1e-2, "Learning rate at the first step.", 1e-12)
-flags.DEFINE_float("final_learning_rate", 1e-5, "Learning rate at the last step; log-linear from the first.", 1e-12)
+flags.DEFINE_float("learning_rate", 1e-2, "Highest learning rate: at the first step, or after the warm-up.", 1e-12)
+flags.DEFINE_float("final_learning_rate", 1e-5, "Learning rate at the last step.", 1e-12)
+flags.DEFINE_enum(
+    "schedule", "exponential", ["exponential", "cosine", "cyclic"], "From the one learning rate to the other."
+)
+flags.DEFINE_integer("cycles", 4, "Rises and falls of a cyclic learning rate.", 1)
+flags.DEFINE_integer("warmup_steps", 0, "Steps over which the learning rate rises from 0.", 0)
 flags.DEFINE_float(
     "weight_decay",
     0.0,
@@ -58,149 +157,276 @@ flags.DEFINE_float(
     "penalty under momentum 0.9, corresponds to 5e-4 / (1 − 0.9) = 5e-3 here.",
     0.0,
 )
-
-flags.DEFINE_string("init_from", None, "Run folder whose encoder stage 2 starts from.")
-flags.DEFINE_integer("embedding_dim", 512, "Size of stage 2's embeddings.", 1)
-flags.DEFINE_boolean("unit_length", True, "L2-normalise the embeddings, so that distances lie in [0, 2].")
-flags.DEFINE_float("margin", 1.0, "Contrastive margin: how far apart different speakers should be.", 1e-6)
-flags.DEFINE_enum(
-    "pairs",
-    "hard",
-    ["hard", "random"],
-    "hard: all positive and the hardest negative pairs of a P×K batch. random: pairs drawn at random.",
-)
-flags.DEFINE_integer("utterances_per_speaker", 2, "K of the P×K batch; P is batch_size / K. With --pairs=hard.", 2)
-flags.DEFINE_float("hardest_share", 0.1, "Share of a batch's negative pairs used. With --pairs=hard.", 1e-6, 1.0)
-flags.DEFINE_float("positive_share", 0.5, "Share of pairs of the same speaker. With --pairs=random.", 0.0, 1.0)
 flags.DEFINE_float(
-    "same_gender_share",
-    None,
-    "Share of the negative pairs that are of one gender; default: as it comes. With --pairs=random.",
-    0.0,
-    1.0,
+    "weight_average", 0.0, "Momentum of the average of the weights that is tested and kept; 0: none.", 0, 1
 )
-flags.DEFINE_boolean("freeze_trunk", False, "Train stage 2's embedding layer only.")
-flags.DEFINE_boolean("freeze_batch_norm", False, "Keep stage 1's batch norm statistics and scales in stage 2.")
 
-flags.mark_flags_as_required(["run", "stage", "corpus"])
+flags.mark_flags_as_required(["run", "loss", "corpus"])
 
 ALWAYS = {
-    "stage", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
-    "epochs", "steps_per_epoch", "optimizer", "learning_rate", "final_learning_rate", "weight_decay",
+    "loss", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
+    "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
+    "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
+    "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "frequency_mask", "time_mask",
 }  # fmt: skip
 # A run with others of these is the same run.
-NOT_KEPT = {"run", "projector_every", "sprites", "listen"}
+NOT_KEPT = {"run", "time_budget", "projector_every", "sprites", "listen"}
 # Not among the columns of TensorBoard's table of runs: where things lie, and what does not change the training.
-NOT_COMPARED = NOT_KEPT | {"corpus", "corpus_root", "trials", "trials_root", "init_from", "max_bad_share"}
+NOT_COMPARED = NOT_KEPT | {
+    "corpus", "corpus_root", "trials", "trials_root", "init_from", "noise", "reverberation", "max_bad_share",
+}  # fmt: skip
+
+
+def classification_loss():
+    """The classification loss in --loss, or None."""
+    return next((name for name in FLAGS.loss if name in CLASSIFICATION), None)
+
+
+def metric_loss():
+    """The metric loss in --loss, or None."""
+    return next((name for name in FLAGS.loss if name in METRIC), None)
+
+
+def draws_pairs():
+    """Whether a batch is of drawn pairs; otherwise it is P×K, or has no order among speakers."""
+    return metric_loss() == "contrastive" and FLAGS.mining in ("random", "offline")
 
 
 def flags_in_use():
     """Names of the flags that have a bearing on the run that the flags describe."""
-    names = set(ALWAYS)
-    if FLAGS.optimizer == "sgd":
-        names |= {"momentum"}
-    if FLAGS.stage == "contrastive":
-        names |= {"init_from", "embedding_dim", "unit_length", "margin", "pairs", "freeze_trunk", "freeze_batch_norm"}
-        hard = FLAGS.pairs == "hard"
-        names |= {"utterances_per_speaker", "hardest_share"} if hard else {"positive_share", "same_gender_share"}
-    if not FLAGS.init_from:
-        names |= {"encoder", "width", "rows", "log_magnitude"}
-    return names
+    classification, metric = classification_loss(), metric_loss()
+    conditions = {
+        "momentum": FLAGS.optimizer == "sgd",
+        "cycles": FLAGS.schedule == "cyclic",
+        "encoder width squeeze_excitation rows mel_bands compression normalisation pooling": not FLAGS.init_from,
+        "class_margin class_scale margin_warmup_epochs": classification in ("am", "aam"),
+        "metric_weight": classification and metric,
+        "unit_length": metric,
+        "margin": metric in ("contrastive", "triplet", "quadruplet", "msml")
+        or (metric == "trihard" and not FLAGS.soft_margin),
+        "second_margin": metric == "quadruplet",
+        "soft_margin": metric == "trihard",
+        "mining": metric in MINING,
+        "hardest_share": metric == "contrastive" and FLAGS.mining in ("hard", "half_hard", "offline"),
+        "mine_every": metric == "contrastive" and FLAGS.mining == "offline",
+        "utterances_per_speaker": metric and not draws_pairs(),
+        "positive_share": draws_pairs(),
+        "same_gender_share": draws_pairs() and FLAGS.mining == "random",
+        "noise_share": FLAGS.noise,
+        "snr": FLAGS.noise or FLAGS.babble_share,
+        "reverberation_share": FLAGS.reverberation,
+        "speeds_are_speakers": FLAGS.speeds,
+    }
+    return ALWAYS | {name for names, holds in conditions.items() if holds for name in names.split()}
+
+
+def numbers(name, low):
+    """The values of a list flag, as floats above `low`, in ascending order."""
+    try:
+        values = [float(text) for text in FLAGS[name].value]
+    except ValueError:
+        values = [low]
+    if any(value <= low for value in values) or values != sorted(set(values)):
+        raise flags.Error(
+            f"--{name}: expected different numbers above {low:g} in ascending order, comma-separated, found "
+            f"{','.join(FLAGS[name].value)}."
+        )
+    return values
 
 
 def check_flags():
     """Raises flags.Error for combinations of flags that contradict each other or would be ignored."""
+    classification, metric = classification_loss(), metric_loss()
+    if not FLAGS.loss or set(FLAGS.loss) - {classification, metric} or len(FLAGS.loss) > 2:
+        raise flags.Error(
+            f"--loss={','.join(FLAGS.loss)}: expected one of {', '.join(CLASSIFICATION)}, one of {', '.join(METRIC)}, "
+            "or one of each, comma-separated."
+        )
     in_use = flags_in_use()
     ours = {flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
     for name in sorted(ours - in_use - NOT_KEPT):
         if FLAGS[name].present:
-            given = [f"--stage={FLAGS.stage}", f"--optimizer={FLAGS.optimizer}"]
-            given += [f"--pairs={FLAGS.pairs}"] if FLAGS.stage == "contrastive" else []
+            given = [f"--loss={','.join(FLAGS.loss)}", f"--optimizer={FLAGS.optimizer}", f"--schedule={FLAGS.schedule}"]
+            given += [f"--mining={FLAGS.mining}"] if metric in MINING else []
             given += ["--init_from, whose encoder brings its own"] if FLAGS.init_from else []
             raise flags.Error(f"--{name} has no effect with {', '.join(given)}: leave it out.")
     if FLAGS.final_learning_rate > FLAGS.learning_rate:
         raise flags.Error("--final_learning_rate must not be above --learning_rate.")
-    if FLAGS.trials_root and not FLAGS.trials:
-        raise flags.Error("--trials_root is given without --trials.")
-    for name in ("projector_every", "sprites", "listen"):
+    for name in ("trials_root", "projector_every", "sprites", "listen", "early_stopping"):
         if FLAGS[name].present and not FLAGS.trials:
             raise flags.Error(f"--{name} is given without --trials.")
-    if FLAGS.stage == "contrastive":
-        unit = FLAGS.utterances_per_speaker if FLAGS.pairs == "hard" else 2
+    if FLAGS.time_budget and FLAGS.steps_per_epoch:
+        raise flags.Error("--steps_per_epoch follows from --time_budget: give one of them.")
+    if FLAGS.mel_bands and FLAGS["rows"].present:
+        raise flags.Error("--rows has no effect with --mel_bands: leave one of them out.")
+    if numbers("speeds", 0) and FLAGS.speeds_are_speakers and draws_pairs():
+        raise flags.Error("--speeds_are_speakers needs P×K batches or a classification loss, not drawn pairs.")
+    if len(numbers("snr", -100)) != 2:
+        raise flags.Error(f"--snr: expected LOWEST,HIGHEST in dB, found {','.join(FLAGS.snr)}.")
+    if metric:
+        if metric in MINING and FLAGS.mining not in MINING[metric]:
+            raise flags.Error(f"--mining={FLAGS.mining} is not for {metric}: expected {', '.join(MINING[metric])}.")
+        if classification and draws_pairs():
+            raise flags.Error(f"--mining={FLAGS.mining} draws pairs, which a classification loss has no use for.")
+        unit = 2 if draws_pairs() else FLAGS.utterances_per_speaker
         if FLAGS.batch_size % unit or FLAGS.batch_size < 2 * unit:
             raise flags.Error(f"--batch_size={FLAGS.batch_size} must be a multiple of {unit}, at least {2 * unit}.")
-        if FLAGS.freeze_trunk and not FLAGS.init_from:
-            raise flags.Error("--freeze_trunk needs a trained trunk: give --init_from.")
-        if FLAGS.unit_length and FLAGS.margin > 2:
+        if metric == "quadruplet" and FLAGS.second_margin >= (FLAGS.margin or losses.QuadrupletLoss().margin):
+            raise flags.Error(f"--second_margin={FLAGS.second_margin} must be below --margin.")
+        if FLAGS.unit_length and (FLAGS.margin or 0) > 2:
             raise flags.Error(
                 f"--margin={FLAGS.margin} cannot be reached: embeddings of unit length are at most 2 apart."
             )
+    for name in ("freeze_trunk", "freeze_batch_norm"):
+        if FLAGS[name].value and not FLAGS.init_from:
+            raise flags.Error(f"--{name} needs a trained trunk: give --init_from.")
 
 
 def build_encoder():
-    """The encoder that the flags describe, with stage 2's embedding layer where the stage asks for it."""
+    """The encoder that the flags describe, with an embedding layer where they ask for one."""
     if FLAGS.init_from:
         encoder = SpeakerEncoder.load(f"{FLAGS.init_from}/encoder.keras").model
     else:
-        encoder = encoders.build_encoder(FLAGS.encoder, FLAGS.width, int(FLAGS.rows), FLAGS.log_magnitude)
-    if FLAGS.stage == "contrastive":
-        encoder = encoders.with_embedding(encoder, FLAGS.embedding_dim, FLAGS.unit_length)
+        try:
+            encoder = encoders.build_encoder(
+                FLAGS.encoder, FLAGS.width, int(FLAGS.rows), FLAGS.mel_bands, FLAGS.compression, FLAGS.normalisation,
+                FLAGS.pooling, FLAGS.squeeze_excitation,
+            )  # fmt: skip
+        except ValueError as error:
+            raise flags.Error(str(error)) from None
+    has_embedding = any(layer.name == "embedding" for layer in encoder.layers)
+    if not has_embedding and metric_loss():
+        encoder = encoders.with_embedding(encoder, FLAGS.embedding_dim or 512, FLAGS.unit_length)
+    elif not has_embedding and FLAGS.embedding_dim:
+        encoder = encoders.with_projection(encoder, FLAGS.embedding_dim)
+    elif has_embedding and FLAGS.embedding_dim not in (None, encoder.output_shape[-1]):
+        raise flags.Error(
+            f"--embedding_dim={FLAGS.embedding_dim}, but the embeddings of {FLAGS.init_from} have "
+            f"{encoder.output_shape[-1]} dimensions: leave it out."
+        )
+    if FLAGS.init_from:
         for layer in encoder.layers:
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
             # A batch norm that is not trainable also uses its running statistics instead of the batch's.
             if (FLAGS.freeze_trunk and layer.name != "embedding") or (FLAGS.freeze_batch_norm and is_norm):
                 layer.trainable = False
+            if FLAGS.freeze_batch_norm and getattr(layer, "normalisation", "") == "running":
+                layer.statistics.trainable = False
     return encoder
 
 
-def build_loss():
-    if FLAGS.stage == "softmax":
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if FLAGS.pairs == "hard":
-        return losses.HardNegativeContrastiveLoss(FLAGS.margin, FLAGS.hardest_share)
-    return losses.ContrastiveLoss(FLAGS.margin)
+def build_heads(encoder, classes):
+    """What the losses are taken of, in the order classification, metric: Keras tensors of the encoder's output."""
+    outputs = []
+    if classification_loss():
+        outputs.append(encoders.classifier(classes, cosine=classification_loss() != "softmax")(encoder.output))
+    metric = metric_loss()
+    if metric in ("prototypical", "angular_prototypical"):
+        angular = metric == "angular_prototypical"
+        outputs.append(heads.Prototypes(FLAGS.utterances_per_speaker, angular, name="prototypes")(encoder.output))
+    elif metric:
+        outputs.append(encoder.output)
+    return outputs
+
+
+def build_losses():
+    """The losses of --loss in the order classification, metric."""
+    margin = {} if FLAGS.margin is None else {"margin": FLAGS.margin}
+    share = {} if FLAGS.hardest_share is None else {"hardest_share": FLAGS.hardest_share}
+    build = {
+        "softmax": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "am": lambda: losses.AdditiveMarginLoss(FLAGS.class_margin, FLAGS.class_scale),
+        "aam": lambda: losses.AdditiveAngularMarginLoss(FLAGS.class_margin, FLAGS.class_scale),
+        "contrastive": lambda: (
+            losses.ContrastiveLoss(**margin)
+            if draws_pairs()
+            else losses.MinedContrastiveLoss(**margin, mining=FLAGS.mining, **share)
+        ),
+        "triplet": lambda: losses.TripletLoss(**margin, mining=FLAGS.mining),
+        "trihard": lambda: losses.TriHardLoss(**margin, soft=FLAGS.soft_margin),
+        "quadruplet": lambda: losses.QuadrupletLoss(**margin, second_margin=FLAGS.second_margin),
+        "msml": lambda: losses.MSMLLoss(**margin),
+        "prototypical": losses.PrototypeCrossEntropy,
+        "angular_prototypical": losses.PrototypeCrossEntropy,
+    }
+    return [build[name]() for name in (classification_loss(), metric_loss()) if name]
 
 
 def build_metrics():
-    """What is measured on the training batches besides the loss."""
-    if FLAGS.stage == "softmax":
-        return ["accuracy"]
-    pairs = losses.all_pairs if FLAGS.pairs == "hard" else losses.drawn_pairs
-    measure = keras.metrics.MeanMetricWrapper
-    return [
-        measure(losses.active_pairs, "active_pairs", pairs=pairs, margin=FLAGS.margin),
-        measure(losses.positive_distance, "positive_distance", pairs=pairs),
-        measure(losses.negative_distance, "negative_distance", pairs=pairs),
-    ]
+    """What is measured on the training batches besides the losses, for each of them."""
+    measured = []
+    if classification_loss():
+        measured.append(["accuracy"])
+    if metric_loss() == "contrastive":
+        pairs = losses.drawn_pairs if draws_pairs() else losses.all_pairs
+        measure = keras.metrics.MeanMetricWrapper
+        measured.append(
+            [
+                measure(losses.active_pairs, "active_pairs", pairs=pairs, margin=FLAGS.margin or 1.0),
+                measure(losses.positive_distance, "positive_distance", pairs=pairs),
+                measure(losses.negative_distance, "negative_distance", pairs=pairs),
+            ]
+        )
+    elif metric_loss():
+        measured.append([])
+    return measured
 
 
-def build_sampler(corpus):
-    if FLAGS.stage == "softmax":
+def build_sampler(corpus, mined=None):
+    if not metric_loss():
         return sampling.UtteranceSampler(corpus, FLAGS.batch_size, FLAGS.seed)
-    if FLAGS.pairs == "hard":
-        speakers = FLAGS.batch_size // FLAGS.utterances_per_speaker
-        return sampling.SpeakerSampler(corpus, speakers, FLAGS.utterances_per_speaker, FLAGS.seed)
-    return sampling.PairSampler(
-        corpus, FLAGS.batch_size // 2, FLAGS.positive_share, FLAGS.seed, FLAGS.same_gender_share
-    )
+    if draws_pairs():
+        return sampling.PairSampler(
+            corpus, FLAGS.batch_size // 2, FLAGS.positive_share, FLAGS.seed, FLAGS.same_gender_share, mined
+        )
+    speakers = FLAGS.batch_size // FLAGS.utterances_per_speaker
+    return sampling.SpeakerSampler(corpus, speakers, FLAGS.utterances_per_speaker, FLAGS.seed)
+
+
+def build_augmentation():
+    """The augmentation of waveforms and of spectrograms that the flags describe; None where they ask for none."""
+    samples = crop_samples(FLAGS.crop_seconds)
+    low, high = numbers("snr", -100)
+    steps = []
+    if FLAGS.speeds:
+        steps.append(augment.SpeedPerturbation(numbers("speeds", 0), samples, rows_per_voice()))
+    if FLAGS.reverberation:
+        responses = augment.load_responses(FLAGS.reverberation, seed=FLAGS.seed)
+        steps.append(augment.Reverberation(responses, FLAGS.reverberation_share))
+    if FLAGS.noise:
+        noises = augment.load_noises(FLAGS.noise, FLAGS.crop_seconds, seed=FLAGS.seed)
+        steps.append(augment.AdditiveNoise(noises, FLAGS.noise_share, (low, high)))
+    if FLAGS.babble_share:
+        steps.append(augment.Babble(FLAGS.babble_share, (low, high)))
+    if FLAGS.gain:
+        steps.append(augment.Gain(FLAGS.gain))
+    mask = None
+    if FLAGS.frequency_mask or FLAGS.time_mask:
+        mask = augment.SpecAugment(FLAGS.frequency_mask, FLAGS.time_mask)
+    return augment.WaveformAugmentation(steps) if steps else None, mask
+
+
+def rows_per_voice():
+    """Consecutive rows of a batch that are of one speaker and so have one speed."""
+    return FLAGS.utterances_per_speaker if metric_loss() and not draws_pairs() else 1
 
 
 def build_optimizer(steps):
-    schedule = keras.optimizers.schedules.ExponentialDecay(
-        FLAGS.learning_rate, steps, FLAGS.final_learning_rate / FLAGS.learning_rate
+    schedule = schedules.learning_rate(
+        FLAGS.schedule, FLAGS.learning_rate, FLAGS.final_learning_rate, steps, FLAGS.warmup_steps, FLAGS.cycles
     )
     decay = FLAGS.weight_decay or None
     if FLAGS.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule, momentum=FLAGS.momentum, weight_decay=decay)
     else:
         optimizer = keras.optimizers.Adam(schedule, weight_decay=decay)
-    if decay:  # not of biases and of batch norm's scales, which have no scale to lose
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if decay:  # kernels only: biases, and the scales and means of single rows or channels, have no scale to lose
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale", "offset", "mean"])
     return optimizer
 
 
 def hparam_columns():
-    """Every flag that can differ between runs, of both stages, as a column of TensorBoard's table of runs."""
+    """Every flag that can differ between runs, of all stages, as a column of TensorBoard's table of runs."""
     columns = []
     for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__]):
         if flag.name in NOT_COMPARED:
@@ -209,6 +435,8 @@ def hparam_columns():
             domain = hparams.Discrete([False, True])
         elif flag.flag_type() == "string enum":
             domain = hparams.Discrete(flag.parser.enum_values)
+        elif flag.flag_type() not in ("int", "float"):
+            domain = None
         else:
             low, high = flag.parser.lower_bound, flag.parser.upper_bound
             domain = hparams.RealInterval(float(low), 1e9 if high is None else float(high))
@@ -222,27 +450,142 @@ def few(recordings, count=3):
     return [recordings.root / recordings.paths[index] for index in spread]
 
 
-def main(_):
-    check_flags()
+@dataclasses.dataclass
+class Training:
+    """What a run trains with."""
+
+    model: TrainingModel
+    encoder: keras.Model  # inside the model
+    class_names: list[str] | None  # of the classifier
+    sampler: object
+    mined: mining.MinedPairs | None
+    dataset: Callable  # (recordings, first step, last step) -> batches
+
+
+def build_training(corpus, steps_per_epoch):
+    """Builds all that the flags describe, the same every time."""
     keras.utils.set_random_seed(FLAGS.seed)
+    mined = (
+        mining.MinedPairs(steps_per_epoch * FLAGS.mine_every) if FLAGS.mining == "offline" and draws_pairs() else None
+    )
+    sampler = build_sampler(corpus, mined)
+    speeds, voices, class_names = numbers("speeds", 0), None, corpus.speaker_names
+    if speeds and FLAGS.speeds_are_speakers:
+        voices = augment.speed_of_rows(FLAGS.batch_size, speeds, rows_per_voice())
+        class_names = [f"{name}@{speed:g}" for name in class_names for speed in speeds]
+    encoder = build_encoder()
+    waveforms, spectrograms = build_augmentation()
+    model = TrainingModel(
+        encoder.input, build_heads(encoder, len(class_names)), "training", waveforms, spectrograms, FLAGS.seed,
+        FLAGS.weight_average,
+    )  # fmt: skip
+    if classification_loss() and FLAGS.init_from:
+        take_over_classifier(model.get_layer("classifier"), class_names)
+    weights = [1.0, FLAGS.metric_weight] if len(model.outputs) == 2 else None
+    # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
+    model.compile(
+        build_optimizer(steps_per_epoch * FLAGS.epochs), build_losses(), loss_weights=weights, metrics=build_metrics(),
+        jit_compile=False,
+    )  # fmt: skip
+    return Training(
+        model, encoder, class_names if classification_loss() else None, sampler, mined,
+        lambda recordings, first, last: pipeline.dataset(recordings, sampler, FLAGS.seed, first, last, voices),
+    )  # fmt: skip
+
+
+def recordings_of(corpus):
+    """The crops that the flags ask for, long enough for the fastest of --speeds."""
+    samples = crop_samples(FLAGS.crop_seconds)
+    speeds = numbers("speeds", 0)
+    length = augment.input_samples(samples, speeds) if speeds else samples
+    return pipeline.Recordings(corpus, length, FLAGS.max_bad_share)
+
+
+def take_over_classifier(layer, class_names):
+    """Gives a classifier the weights that --init_from's has for the same speakers; others keep their own."""
+    path = Path(FLAGS.init_from) / "classifier.npz"
+    if not path.exists():
+        return
+    with np.load(path) as kept:
+        rows = {name: row for row, name in enumerate(kept["names"])}
+        common = [(index, rows[name]) for index, name in enumerate(class_names) if name in rows]
+        if not common or len(kept.files) - 1 != len(layer.weights):
+            return
+        ours, theirs = np.array(common).T
+        for number, weight in enumerate(layer.weights):
+            value = weight.numpy()
+            value[..., ours] = kept[f"weight_{number}"][..., theirs]
+            weight.assign(value)
+    logging.info("Took over the classifier's weights of %d of %d classes.", len(common), len(class_names))
+
+
+def steps_in_budget(corpus, trials, started):
+    """Steps of each epoch with which the run ends --time_budget minutes after `started`, by timing a few of them."""
+    training = build_training(corpus, 1)
+    if training.mined:  # any pair will do; the first and the last utterance are of different speakers
+        training.mined.put(0, np.array([[0, len(corpus) - 1]]))
+        training.mined.steps = callbacks.StepTimer.STEPS
+    timer = callbacks.StepTimer()
+    training.model.fit(
+        training.dataset(recordings_of(corpus), 0, timer.STEPS),
+        steps_per_epoch=timer.STEPS,
+        verbose=0,
+        callbacks=[timer],
+    )
+    encoder, embedded, per_recording = SpeakerEncoder(training.encoder), 0, 0.0
+    if trials or training.mined:
+        recordings = trials or corpus
+        paths = few(recordings, 200)
+        encoder.embed_files(paths[:8])  # traces
+        begun = time.monotonic()
+        encoder.embed_files(paths, errors={})
+        per_recording = (time.monotonic() - begun) / len(paths)
+        embedded = len(trials.paths) if trials else 0
+        if training.mined:
+            embedded += min(len(corpus), mining.RECORDINGS) / FLAGS.mine_every
+    # Scores, curves and the projector take 1 to 2 s beside the embedding; reading and checking lengths a share of it.
+    per_epoch = 1.3 * per_recording * embedded + 2
+    left = 60 * FLAGS.time_budget - (time.monotonic() - started) - timer.first_step - per_epoch
+    try:
+        steps = schedules.steps_in_time(0.98 * left, FLAGS.epochs, timer.seconds_per_step, per_epoch)
+    except ValueError as error:
+        raise flags.Error(
+            f"--time_budget={FLAGS.time_budget:g} minutes: {error}. Give more, or fewer --epochs."
+        ) from None
+    logging.info(
+        "A step takes %.3f s and the end of an epoch %.1f s: %d steps in each of %d epochs fit into %g minutes.",
+        timer.seconds_per_step, per_epoch, steps, FLAGS.epochs, FLAGS.time_budget,
+    )  # fmt: skip
+    keras.utils.clear_session()
+    return steps
+
+
+def plan_steps(corpus, trials, started):
+    """Steps of an epoch: as the flags say, as a run in its folder has planned them, or as fit into the time budget."""
+    if not FLAGS.time_budget:
+        return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
+    kept = Path(FLAGS.run) / "flags.cfg"
+    if kept.exists():  # a run is planned once
+        return int(re.search(r"^--steps_per_epoch=(\d+)$", kept.read_text(), re.MULTILINE)[1])
+    return steps_in_budget(corpus, trials, started)
+
+
+def main(_):
+    started = time.monotonic()
+    check_flags()
     corpus = read_corpus(FLAGS.corpus, FLAGS.corpus_root)
     trials = None
     if FLAGS.trials:
         trials = read_trials(FLAGS.trials, FLAGS.trials_root)
         trials.check_files()
-    steps_per_epoch = FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
-    steps = steps_per_epoch * FLAGS.epochs
-
-    sampler = build_sampler(corpus)
-    encoder = build_encoder()
-    model = encoder
-    if FLAGS.stage == "softmax":
-        model = encoders.with_classifier(encoder, len(corpus.speaker_names))
-    model = TrainingModel(model.input, model.output, name=model.name)
-    # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
-    model.compile(build_optimizer(steps), build_loss(), metrics=build_metrics(), jit_compile=False)
+    steps_per_epoch = plan_steps(corpus, trials, started)
+    if FLAGS.time_budget:
+        FLAGS.steps_per_epoch = steps_per_epoch  # which is what the run's flags keep
+    training = build_training(corpus, steps_per_epoch)
+    model, encoder = training.model, training.encoder
     # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
-    values = {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value is not None}
+    values = {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value not in (None, [])}
+    values = {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
     run = Run(FLAGS.run, values)
     run.keep_log()
     if run.checkpoint:
@@ -258,22 +601,21 @@ def main(_):
         len(corpus.speaker_names), len(corpus), encoder.name, f"{encoder.count_params():,}", device, FLAGS.epochs,
         steps_per_epoch, FLAGS.batch_size,
     )  # fmt: skip
-    if done >= FLAGS.epochs:
+    if done >= FLAGS.epochs or run.has_stopped_early(FLAGS.early_stopping):
         logging.info("%s is complete: nothing to do.", run.folder)
         return
     if done:
         logging.info("Continuing %s after epoch %d.", run.folder, done)
 
-    samples = crop_samples(FLAGS.crop_seconds)
-    recordings = pipeline.Recordings(corpus, samples, FLAGS.max_bad_share)
+    recordings = recordings_of(corpus)
     throughput = callbacks.Throughput(FLAGS.batch_size)
-    dataset = pipeline.dataset(recordings, sampler, FLAGS.seed, done * steps_per_epoch, steps)
+    dataset = training.dataset(recordings, done * steps_per_epoch, FLAGS.epochs * steps_per_epoch)
     shown = {"train": few(corpus)}
-    evaluation, trial_callbacks = None, []
+    evaluation, trial_callbacks, optional = None, [], []
     if trials:
         shown["validation"] = few(trials)
         evaluation = callbacks.TrialEvaluation(
-            encoder, trials, FLAGS.margin, trials.known_speakers_note(corpus.speaker_names)
+            encoder, trials, FLAGS.margin or 1.0, trials.known_speakers_note(corpus.speaker_names)
         )
     events = callbacks.EventFiles(run.folder, evaluation)
     if trials:
@@ -282,6 +624,18 @@ def main(_):
             callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
             callbacks.TrialPictures(evaluation, events, FLAGS.listen),
         ]
+    if FLAGS.margin_warmup_epochs and classification_loss() in ("am", "aam"):
+        warmup = FLAGS.margin_warmup_epochs * steps_per_epoch
+        optional.append(callbacks.MarginWarmUp(model.loss[0], FLAGS.class_margin, warmup, done * steps_per_epoch))
+    if FLAGS.weight_average:
+        optional.append(callbacks.AveragedWeights(model.weight_average))
+    last = []
+    if training.mined:
+        share = FLAGS.hardest_share or 0.01
+        rounds = FLAGS.mine_every, FLAGS.epochs, done
+        last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
+    if FLAGS.early_stopping:
+        last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
     compared = {name: value for name, value in values.items() if name not in NOT_COMPARED} | {"encoder": encoder.name}
     try:
         model.fit(
@@ -295,18 +649,23 @@ def main(_):
             callbacks=[
                 throughput,
                 callbacks.BadRecordingReport(recordings),
+                *optional,
                 *trial_callbacks,
-                callbacks.SpectrogramPictures(events, encoder, shown, samples),
+                callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
                 callbacks.HParams(events, hparam_columns(), compared, best_eer),
                 events,
                 callbacks.History(run),
-                callbacks.Checkpoints(run, encoder, best_eer),
+                callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
+                *last,
             ],
         )
     except tf.errors.OpError:
         if recordings.failure:
             raise recordings.failure from None
         raise
+    minutes = (time.monotonic() - started) / 60
+    if FLAGS.time_budget:
+        logging.info("Took %.1f of %g minutes.", minutes, FLAGS.time_budget)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,102 @@
-"""The model that is trained: an encoder, with a classifier or not, whose training step also measures the gradient."""
+"""The model that is trained: an encoder and its heads, its augmentation, and what a step does beside Keras's own."""
 
 import keras
 import tensorflow as tf
 
 
 class TrainingModel(keras.Model):
-    """A functional model, TrainingModel(inputs, outputs), that adds `gradient_norm` to the logs of training.
+    """A functional model whose training steps augment, average the weights and measure the gradient.
 
-    That is √(Σ g²) over all trainable kernels, of the gradient as the optimizer takes it (before weight decay),
-    averaged over the steps of an epoch. The step is Keras's own in every other way. Layers are shared with the model
-    that the inputs and outputs come from, which is the one to save.
+    Layers are shared with the model that the inputs and outputs come from, which is the one to save: nothing that is
+    done here is part of the encoder.
+
+    `gradient_norm` in the logs of training is √(Σ g²) over all trainable kernels, of the gradient as the optimizer
+    takes it (before weight decay), averaged over the steps of an epoch.
+
+    Args:
+      augment: called with (waveforms, seed, training=True) before the front end; None leaves them as they are.
+      mask: the same with spectrograms (B, F, T, 1), between the front end and the trunk.
+      seed: of the augmentation, which is a function of (seed, step).
+      average: momentum of the weights' exponential moving average; 0 keeps none. See WeightAverage.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, inputs, outputs, name, augment=None, mask=None, seed=0, average=0.0):
+        super().__init__(inputs, outputs, name=name)
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
+        self._augment = _Untracked(augment)
+        self._mask = _Untracked(mask)
+        if mask:
+            spectrograms = self.get_layer("spectrogram").output
+            halves = keras.Model(inputs, spectrograms), keras.Model(spectrograms, outputs)
+            self._halves = _Untracked(halves)
+        self._seed = seed
+        self.weight_average = WeightAverage(self, average) if average else None
+
+    def forward(self, waveforms):
+        """The outputs for a training batch, augmented as the seed and the number of steps done say."""
+        seed = tf.stack([self._seed, tf.cast(self.optimizer.iterations, tf.int32)])
+        if self._augment.value:
+            waveforms = self._augment.value(waveforms, seed, training=True)
+        if not self._mask.value:
+            return self(waveforms, training=True)
+        front_end, trunk = self._halves.value
+        spectrograms = self._mask.value(front_end(waveforms, training=True), seed, training=True)
+        return trunk(spectrograms, training=True)
 
     def train_step(self, data):
-        waveforms, speakers = data
+        waveforms, speakers, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            outputs = self(waveforms, training=True)
-            loss = self.compute_loss(waveforms, speakers, outputs, training=True)
+            outputs = self.forward(waveforms)
+            labels = [speakers] * len(outputs) if isinstance(outputs, list | tuple) else speakers
+            loss = self.compute_loss(waveforms, labels, outputs, training=True)
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        if self.weight_average:
+            self.weight_average.update()
         # Kernels only: where a batch norm scale's gradient (a·b) is used for more than the product with the learning
         # rate, TensorFlow no longer multiplies in the order a·(b·rate), and the weights come out rounded differently.
         self.gradient_norm.update_state(tf.linalg.global_norm([g for g in gradients if g.shape.rank > 1]))
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss)
-            elif metric is not self.gradient_norm:
-                metric.update_state(speakers, outputs)
-        return self.get_metrics_result()
+        return self.compute_metrics(waveforms, labels, outputs)
+
+
+class _Untracked:
+    """Hides layers from Keras, which would count the attributes of a model among its layers, and save them."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class WeightAverage(keras.layers.Layer):
+    """Exponential moving averages of a model's weights, a ← m·a + (1 − m)·w after every step (Polyak, Juditsky 1992).
+
+    Of batch norm's running statistics as well, which belong to the weights that they were measured with; the `use_ema`
+    of Keras's optimizers leaves those out. The momentum is min(m, (1 + n) / (10 + n)) at step n, so that the average
+    forgets the first weights in a short run as well.
+    """
+
+    def __init__(self, model, momentum):
+        super().__init__(name="weight_average")
+        self.momentum = momentum
+        self._watched = _Untracked([v for v in model.weights if v.dtype == "float32"])
+        self.averages = [
+            self.add_weight(v.shape, lambda *_, v=v, **__: v.value, trainable=False, name=f"average_{n}")
+            for n, v in enumerate(self._watched.value)
+        ]
+        self.steps = self.add_weight((), "zeros", trainable=False, name="steps")
+
+    def update(self):
+        """Takes a step's new weights into the averages."""
+        momentum = tf.minimum(self.momentum, (1 + self.steps) / (10 + self.steps))
+        self.steps.assign_add(1)
+        for average, variable in zip(self.averages, self._watched.value, strict=True):
+            average.assign_add((1 - momentum) * (variable - average))
+
+    def swap(self):
+        """Exchanges the weights and their averages."""
+        for average, variable in zip(self.averages, self._watched.value, strict=True):
+            value = variable.numpy()
+            variable.assign(average)
+            average.assign(value)

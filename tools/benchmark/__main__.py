@@ -22,13 +22,20 @@ import platform
 import soundfile
 from absl import app, flags
 
+from tools.benchmark.augmentation import augmentation
 from tools.benchmark.decoders import decoders
 from tools.benchmark.embedding import embedding
 from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scoring import scoring
 
-SECTIONS = {"decoders": decoders, "embedding": embedding, "scoring": scoring, "projector": projector}
+SECTIONS = {
+    "decoders": decoders,
+    "embedding": embedding,
+    "scoring": scoring,
+    "projector": projector,
+    "augmentation": augmentation,
+}
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1)
 _SECONDS = flags.DEFINE_float(

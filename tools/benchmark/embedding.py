@@ -28,7 +28,7 @@ def embedding(options: Options):
     if options.encoder:
         encoder = SpeakerEncoder.load(options.encoder)
     else:
-        encoder = SpeakerEncoder(encoders.build_encoder("vggm", 0.25, 257, True))
+        encoder = SpeakerEncoder(encoders.build_encoder("vggm", 0.25, 257, compression="log"))
     model = encoder.model
     compiled = tf.function(
         lambda waveforms: model(waveforms, training=False), input_signature=[tf.TensorSpec([None, None], tf.float32)]

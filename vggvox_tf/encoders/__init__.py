@@ -1,7 +1,7 @@
 """Speaker encoders: Keras models from waveforms (B, samples) to one vector (B, D) an utterance, and their heads.
 
-    waveform → Spectrogram → trunk, averaged over time → (stage 1) softmax classifier of the training speakers
-                                                       → (stage 2) embedding layer, after Chung et al. 2018
+    waveform → Spectrogram → trunk, pooled over time → (stage 1) classifier of the training speakers
+                                                     → (stage 2) embedding layer, after Chung et al. 2018
 
 Both stages share the trunk. The front end is inside the encoder, so nobody can feed it the wrong features.
 """
@@ -10,6 +10,7 @@ import keras
 
 from vggvox_tf.encoders import resnet, vggm
 from vggvox_tf.frontend import Spectrogram
+from vggvox_tf.heads import CosineClassifier
 
 # name -> (trunk, shortest input in frames)
 TRUNKS = {
@@ -19,24 +20,52 @@ TRUNKS = {
 }
 
 
-def build_encoder(trunk, width=1.0, rows=512, log_magnitude=False):
+def build_encoder(
+    trunk,
+    width=1.0,
+    rows=512,
+    mel_bands=0,
+    compression="linear",
+    normalisation="time",
+    pooling="average",
+    squeeze_excitation=False,
+):
     """An untrained encoder: float32 waveforms (B, samples) of any length to the trunk's vectors (B, D).
 
     Args:
-      trunk: "vggm" (D = 1024), "resnet34" (512) or "resnet50" (2048).
+      trunk: "vggm" (D = 1024), "resnet34" (512) or "resnet50" (2048). Pooling with statistics doubles a ResNet's D, a
+        VLAD makes it eight times as large.
       width: multiplies the number of filters, and D, of every layer.
-      rows, log_magnitude: see frontend.Spectrogram.
+      rows, mel_bands, compression, normalisation: see frontend.Spectrogram.
+      pooling: over time; one of pooling.POOLINGS.
+      squeeze_excitation: in the blocks of a ResNet.
+
+    Raises:
+      ValueError: VGG-M has no blocks to squeeze, or its pooling leaves nothing of so few rows.
     """
     build_trunk, minimum_frames = TRUNKS[trunk]
     waveforms = keras.Input((None,), name="waveform")
-    spectrograms = Spectrogram(rows, log_magnitude, minimum_frames, name="spectrogram")(waveforms)
-    return keras.Model(waveforms, build_trunk(spectrograms, width), name=trunk)
+    front_end = Spectrogram(rows, mel_bands, compression, normalisation, minimum_frames, name="spectrogram")
+    if trunk == "vggm":
+        if squeeze_excitation:
+            raise ValueError("squeeze and excitation is for the blocks of a ResNet; VGG-M has none")
+        return keras.Model(waveforms, build_trunk(front_end(waveforms), width, pooling), name=trunk)
+    vectors = build_trunk(front_end(waveforms), width, pooling, squeeze_excitation)
+    return keras.Model(waveforms, vectors, name=trunk)
 
 
-def with_classifier(encoder, speakers):
-    """The encoder with a linear layer on top: waveforms (B, samples) to logits (B, speakers) for a softmax."""
+def classifier(classes, cosine=False):
+    """A classifier's last layer: vectors (B, D) to logits (B, classes), or to cosines for a loss with a margin."""
+    return (CosineClassifier if cosine else keras.layers.Dense)(classes, name="classifier")
+
+
+def with_projection(encoder, dimension):
+    """The encoder with a linear layer to (B, dimension) on top, to be trained from scratch with a classifier after it.
+
+    The trunk's output comes out of a ReLU, so that its cosines are all positive; those of a linear layer need not be.
+    """
     return keras.Model(
-        encoder.input, keras.layers.Dense(speakers, name="classifier")(encoder.output), name="classifier"
+        encoder.input, keras.layers.Dense(dimension, name="embedding")(encoder.output), name=encoder.name
     )
 
 

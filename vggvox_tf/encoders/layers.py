@@ -28,3 +28,12 @@ def norm_relu(x, name, activation=True):
     """Batch norm with a memory of about ten batches, short enough for runs of a few hundred steps, then ReLU."""
     x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x) if activation else x
+
+
+def squeeze_excite(x, name, reduction=8):
+    """Each channel times a gate in (0, 1), from the means of all channels (Hu et al. 2018, equations 2 to 4)."""
+    channels = x.shape[-1]
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    gate = keras.layers.Dense(max(4, channels // reduction), "relu", name=f"{name}_reduce")(gate)
+    gate = keras.layers.Dense(channels, "sigmoid", name=f"{name}_gate")(gate)
+    return keras.layers.Multiply(name=name)([x, gate])

@@ -1,12 +1,14 @@
 """ResNet-34 and ResNet-50 for spectrograms (He et al. 2016, table 1; Chung et al. 2018, table 2).
 
 conv1 7×7, 64, stride 2 · max pool 3×3, stride 2 · [3, 4, 6, 3] blocks of widths 64–512 · fc1 over all frequencies ·
-average over time. With 257 rows frequency goes 257 → 129 → 65 → 33 → 17 → 9, so fc1 is 9×1; 512 rows arrive as 16.
+average over time. With 257 rows frequency goes 257 → 129 → 65 → 33 → 17 → 9, so fc1 is 9×1; 512 rows arrive as 16, 80
+mel bands as 3. A width of 0.25 makes the thin ResNet-34 (Cai et al. 2018, table 1): 16–128 filters.
 """
 
 import keras
 
-from vggvox_tf.encoders.layers import conv_norm, scaled
+from vggvox_tf.encoders.layers import conv_norm, scaled, squeeze_excite
+from vggvox_tf.encoders.pooling import pool_over_time
 
 BLOCKS = (3, 4, 6, 3)
 
@@ -28,8 +30,8 @@ def bottleneck_block(x, filters, stride, name):
     return conv_norm(y, 4 * filters, 1, 1, padding=0, name=f"{name}_c", activation=False)
 
 
-def resnet(spectrograms, block, outputs, width=1.0):
-    """Spectrograms (B, F, T, 1) to (B, outputs · width): fc1's output averaged over time."""
+def resnet(spectrograms, block, outputs, width, pooling, squeeze_excitation):
+    """Spectrograms (B, F, T, 1) to (B, outputs · width): fc1's output pooled over time."""
     x = conv_norm(spectrograms, scaled(64, width), 7, 2, padding=3, name="conv1")
     # Values after a ReLU are not negative, so padding a maximum with zeros changes nothing.
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
@@ -39,18 +41,20 @@ def resnet(spectrograms, block, outputs, width=1.0):
             name = f"conv{stage + 2}_{index + 1}"
             stride = 2 if stage > 0 and index == 0 else 1
             y = block(x, scaled(64 * 2**stage, width), stride, name)
+            if squeeze_excitation:
+                y = squeeze_excite(y, f"{name}_se")
             if index == 0 and (stride > 1 or x.shape[-1] != y.shape[-1]):
                 x = conv_norm(x, y.shape[-1], 1, stride, padding=0, name=f"{name}_skip", activation=False)
             x = keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=f"{name}_add")([x, y]))
     x = conv_norm(x, scaled(outputs, width), (x.shape[1], 1), 1, padding=0, name="fc1")  # (B, 1, T', outputs)
-    return keras.layers.GlobalAveragePooling2D(name="pool_time")(x)
+    return pool_over_time(x, pooling, "pool_time")
 
 
-def resnet34(spectrograms, width=1.0):
+def resnet34(spectrograms, width=1.0, pooling="average", squeeze_excitation=False):
     """ResNet-34 trunk: (B, F, T, 1) to (B, 512 · width)."""
-    return resnet(spectrograms, basic_block, 512, width)
+    return resnet(spectrograms, basic_block, 512, width, pooling, squeeze_excitation)
 
 
-def resnet50(spectrograms, width=1.0):
+def resnet50(spectrograms, width=1.0, pooling="average", squeeze_excitation=False):
     """ResNet-50 trunk: (B, F, T, 1) to (B, 2048 · width)."""
-    return resnet(spectrograms, bottleneck_block, 2048, width)
+    return resnet(spectrograms, bottleneck_block, 2048, width, pooling, squeeze_excitation)
