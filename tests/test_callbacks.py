@@ -23,7 +23,8 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.util import tensor_util
 
-from vggvox_tf import callbacks, clusters, metrics, projector, summaries
+from vggvox_tf import callbacks, clusters, metrics, projector, sampling, summaries
+from vggvox_tf.corpus import read_corpus
 from vggvox_tf.run import Run
 from vggvox_tf.training_model import TrainingModel
 from vggvox_tf.trials import read_trials
@@ -277,16 +278,57 @@ def test_gradient_norm_by_hand():
     np.testing.assert_allclose(model.get_weights()[0], [[0.6], [0.8]], rtol=1e-6)
 
 
-def test_a_loss_that_is_no_number_is_not_saved(tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_recordings(tmp_path, tiny_corpus):
+    """Steps 40, 41, 42: the third has no finite loss any more, since the mean of an epoch does not get rid of a NaN."""
+    corpus = read_corpus(tiny_corpus)
+    sampler = sampling.UtteranceSampler(corpus, 2, seed=0)
+    check = callbacks.FiniteLoss(Run(tmp_path / "run", {}), corpus, sampler, done=40)
+    check.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.25)))
+    check.on_train_batch_end(0, {"loss": 1.0})
+    check.on_train_batch_end(1, {"loss": 1.0})
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 42, with a learning rate of 0\.25;") as error:
+        check.on_train_batch_end(2, {"loss": float("nan")})
+    assert all(corpus.paths[index] in str(error.value) for index in sampler(42))
+
+
+def test_checkpoints_keep_the_best(tmp_path):
     run = Run(tmp_path / "run", {})
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="classifier")])
     encoder = SimpleNamespace(save=lambda path: path.write_text("encoder"))
-    checkpoints = callbacks.Checkpoints(run, encoder)
+    checkpoints = callbacks.Checkpoints(run, model, encoder, ["a", "b", "c"])
     checkpoints.set_model(SimpleNamespace(save_weights=lambda path: path.write_text("state")))
-    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 3.*--learning_rate"):
-        checkpoints.on_epoch_end(2, {"loss": float("nan")})
-    assert not run.checkpoint
     checkpoints.on_epoch_end(3, {"loss": 1.0, "val_eer": 0.2})
     assert run.checkpoint.read_text() == "state" and (run.folder / "encoder_best.keras").exists()
+    with np.load(run.folder / "classifier.npz") as kept:
+        assert kept["names"].tolist() == ["a", "b", "c"]
+        np.testing.assert_array_equal(kept["weight_0"], model.get_layer("classifier").kernel)
     (run.folder / "encoder_best.keras").unlink()
     checkpoints.on_epoch_end(4, {"loss": 1.0, "val_eer": 0.3})  # not the best
     assert not (run.folder / "encoder_best.keras").exists()
+
+
+def test_margin_warm_up_by_hand():
+    """From 0 to 0.2 in four steps; a run that is continued at step 3 goes on there."""
+    loss = SimpleNamespace(margin=tf.Variable(0.2))
+    warmup = callbacks.MarginWarmUp(loss, 0.2, 4, done=0)
+    margins = []
+    for _ in range(6):
+        warmup.on_train_batch_begin(0)
+        margins.append(float(loss.margin))
+    assert margins == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.2])
+    callbacks.MarginWarmUp(loss, 0.2, 4, done=3).on_train_batch_begin(0)
+    assert float(loss.margin) == pytest.approx(0.15)
+
+
+def test_step_timer_by_hand(monkeypatch):
+    """The first step ends after 5 s, the next ones take 1 s: measured from the fifth on, until 20 s are over."""
+    clock = iter([0.0, 5.0, *(5.0 + n for n in range(1, 40))])
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
+    timer = callbacks.StepTimer()
+    timer.set_model(SimpleNamespace(stop_training=False))
+    timer.on_train_begin()
+    steps = 0
+    while not timer.model.stop_training and steps < timer.STEPS:
+        timer.on_train_batch_end(steps)
+        steps += 1
+    assert (timer.first_step, timer.seconds_per_step, steps) == (5.0, 1.0, 24)

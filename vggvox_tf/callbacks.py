@@ -409,6 +409,33 @@ class History(keras.callbacks.Callback):
         self.run.record_epoch(epoch, logs)
 
 
+class FiniteLoss(keras.callbacks.Callback):
+    """Ends training with FloatingPointError at the first step whose loss is not finite, and names its recordings.
+
+    Args:
+      run: the run.Run, whose last checkpoint is then that of the epoch before.
+      corpus, sampler: say which recordings a step was of.
+      done: steps of the run before this start.
+    """
+
+    def __init__(self, run, corpus, sampler, done):
+        super().__init__()
+        self.run = run
+        self.corpus = corpus
+        self.sampler = sampler
+        self.step = done
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not np.isfinite(logs["loss"]):  # the epoch's mean, which a single step spoils
+            paths = "\n  ".join(sorted({self.corpus.paths[index] for index in self.sampler(self.step)}))
+            raise FloatingPointError(
+                f"the loss is {logs['loss']} at step {self.step}, with a learning rate of "
+                f"{float(self.model.optimizer.learning_rate):.3g}; {self.run.folder} keeps the state of the epoch "
+                f"before. Lower --learning_rate, or look at the recordings of that step:\n  {paths}"
+            )
+        self.step += 1
+
+
 class MarginWarmUp(keras.callbacks.Callback):
     """Raises the margin of a classification loss linearly from 0 over the first `steps` steps of the run.
 
@@ -488,8 +515,7 @@ class StepTimer(keras.callbacks.Callback):
 class Checkpoints(keras.callbacks.Callback):
     """Saves the state of training, the encoder, and the encoder of the best EER so far, at the end of each epoch.
 
-    Comes last, so that whatever the others write of an epoch is there once its checkpoint is. A loss that is no longer
-    finite is raised as FloatingPointError instead of being saved over the last good checkpoint.
+    Comes last, so that whatever the others write of an epoch is there once its checkpoint is.
 
     Args:
       run: the run.Run to save into.
@@ -508,11 +534,6 @@ class Checkpoints(keras.callbacks.Callback):
         self.best_eer = best_eer
 
     def on_epoch_end(self, epoch, logs=None):
-        if not np.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"the loss is {logs['loss']} in epoch {epoch + 1}; {self.run.folder} keeps the state of the epoch "
-                "before. Lower --learning_rate."
-            )
         self.run.save(self.encoder.save, "encoder.keras")
         if logs.get("val_eer", float("inf")) < self.best_eer:
             self.best_eer = logs["val_eer"]

@@ -648,6 +648,7 @@ def main(_):
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
                 throughput,
+                callbacks.FiniteLoss(run, corpus, training.sampler, done * steps_per_epoch),
                 callbacks.BadRecordingReport(recordings),
                 *optional,
                 *trial_callbacks,

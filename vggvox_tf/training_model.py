@@ -20,7 +20,7 @@ class TrainingModel(keras.Model):
       average: momentum of the weights' exponential moving average; 0 keeps none. See WeightAverage.
     """
 
-    def __init__(self, inputs, outputs, name, augment=None, mask=None, seed=0, average=0.0):
+    def __init__(self, inputs, outputs, name="training", augment=None, mask=None, seed=0, average=0.0):
         super().__init__(inputs, outputs, name=name)
         self.gradient_norm = keras.metrics.Mean("gradient_norm")
         self._augment = _Untracked(augment)

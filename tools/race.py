@@ -1,0 +1,229 @@
+"""Trains one recipe after another for the same time and makes a table of their EERs.
+
+  python -m tools.race --corpus=train.tsv --corpus_root=/data/vox2 --trials=vox1.txt,libri.txt \\
+    --trials_roots=/data/vox1,/data/libri --noise=/data/noise --reverberation=/data/rir --minutes=20 --output=runs/race
+  python -m tools.race … --rows=best,triplet --seeds=0,1,2     some of them, each with three seeds
+
+A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. What a row has
+in common with the others is configs/best_small.cfg; the row's own flags come after it. Rows that are finished are not
+run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md and .json.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+BASE = "configs/best_small.cfg"
+
+
+def define_flags():
+    # Not at import: tests import this beside other modules with flags of the same names.
+    flags.DEFINE_string("corpus", None, "Training recordings, as of vggvox_tf.train.")
+    flags.DEFINE_string("corpus_root", None, "Folder its paths start from.")
+    flags.DEFINE_list("trials", None, "Trial lists to test on, comma-separated.")
+    flags.DEFINE_list("trials_roots", None, "Folders their paths start from, one each.")
+    flags.DEFINE_string("noise", None, "Folder of noises, for the rows that add them.")
+    flags.DEFINE_string("reverberation", None, "Folder of impulse responses, for the rows that use them.")
+    flags.DEFINE_float("minutes", 20.0, "Time of each row.", 0.2)
+    flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join(ROWS)}. Default: all.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds to run each row with.")
+    flags.DEFINE_string("output", None, "Folder for the runs and the table.")
+    flags.mark_flags_as_required(["corpus", "trials", "trials_roots", "output"])
+
+
+SOFTMAX = ["--loss=softmax", "--learning_rate=1e-3"]
+STAGE_2 = ["--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e-5", "--freeze_batch_norm"]
+
+
+def after_softmax(*flags):
+    """Stage 1 for three quarters of the time, then a metric loss."""
+    return [(0.75, SOFTMAX), (0.25, [*STAGE_2, *flags])]
+
+
+def alone(*flags):
+    return [(1.0, list(flags))]
+
+
+# name -> [(share of the time, flags after the common ones)]
+ROWS = {
+    "best": alone(),
+    # losses
+    "softmax": alone(*SOFTMAX),
+    "am": alone("--loss=am"),
+    "aam": alone("--loss=aam"),
+    "angular_prototypical": alone("--loss=angular_prototypical"),
+    "prototypical": alone("--loss=prototypical"),
+    "softmax+angular_prototypical": alone("--loss=softmax,angular_prototypical", "--learning_rate=1e-3"),
+    "aam+prototypical": alone("--loss=aam,prototypical"),
+    "aam+trihard": alone("--loss=aam,trihard"),
+    "softmax, contrastive hard": after_softmax("--loss=contrastive"),
+    "softmax, contrastive half_hard": after_softmax("--loss=contrastive", "--mining=half_hard"),
+    "softmax, contrastive semi_hard": after_softmax("--loss=contrastive", "--mining=semi_hard"),
+    "softmax, contrastive random": after_softmax("--loss=contrastive", "--mining=random"),
+    "softmax, contrastive offline": after_softmax("--loss=contrastive", "--mining=offline"),
+    "softmax, triplet hard": after_softmax("--loss=triplet"),
+    "softmax, triplet semi_hard": after_softmax("--loss=triplet", "--mining=semi_hard"),
+    "softmax, triplet random": after_softmax("--loss=triplet", "--mining=random"),
+    "softmax, trihard": after_softmax("--loss=trihard"),
+    "softmax, trihard soft": after_softmax("--loss=trihard", "--soft_margin"),
+    "softmax, quadruplet": after_softmax("--loss=quadruplet"),
+    "softmax, msml": after_softmax("--loss=msml"),
+    "best, contrastive hard": [(0.75, []), (0.25, [*STAGE_2, "--loss=contrastive"])],
+    "best, large margin": [
+        (0.8, []),
+        (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
+    ],
+    # encoder
+    "average pooling": alone("--pooling=average"),
+    "self-attentive pooling": alone("--pooling=self_attentive"),
+    "attentive statistics": alone("--pooling=attentive_statistics"),
+    "netvlad": alone("--pooling=netvlad"),
+    "ghostvlad": alone("--pooling=ghostvlad"),
+    "thin resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
+    "thin se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
+    "width 0.25": alone("--width=0.25"),
+    "width 0.5": alone("--width=0.5"),
+    # front end
+    "257 rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25"),
+    "257 rows, linear": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25", "--compression=linear"),
+    "power law": alone("--compression=power"),
+    "mean normalisation": alone("--normalisation=mean"),
+    "running normalisation": alone("--normalisation=running"),
+    # augmentation
+    "no augmentation": alone("--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0"),
+    "speeds only": alone("--frequency_mask=0", "--time_mask=0"),
+    "masks only": alone("--speeds=", "--nospeeds_are_speakers"),
+    "speeds are the same speaker": alone("--nospeeds_are_speakers"),
+    "babble": alone("--babble_share=0.3"),
+    "noise": alone("--noise=NOISE", "--noise_share=0.3"),
+    "reverberation": alone("--reverberation=REVERBERATION", "--reverberation_share=0.2"),
+    "noise, reverberation and gain": alone(
+        "--noise=NOISE",
+        "--noise_share=0.3",
+        "--reverberation=REVERBERATION",
+        "--reverberation_share=0.2",
+        "--gain=6",
+    ),
+}
+
+
+def stage_flags(own, first):
+    """A stage's flags: the common ones that it does not change itself and that have an effect in it, then its own."""
+    common = [line for line in Path(BASE).read_text().splitlines() if line.startswith("--")]
+    changed = {name_of(flag) for flag in own}
+    values = {name_of(flag): flag for flag in common + own}
+    loss = values["loss"].split("=")[1]
+    dropped = {"time_budget"}
+    if not first:  # the encoder comes with the stage before
+        dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "pooling", "embedding_dim"}
+    if "am" not in loss.split(",") and "aam" not in loss.split(","):
+        dropped |= {"class_margin", "margin_warmup_epochs"}
+    if not first and "margin_warmup_epochs" not in changed:
+        dropped |= {"margin_warmup_epochs"}
+    if loss in ("softmax", "am", "aam") or "--mining=random" in own or "--mining=offline" in own:
+        dropped |= {"utterances_per_speaker"}
+    if {"--mining=random", "--mining=offline"} & set(own):
+        dropped |= {"speeds_are_speakers"}
+    if values.get("speeds") == "--speeds=":
+        dropped |= {"speeds", "speeds_are_speakers"}
+    if values.get("mel_bands") == "--mel_bands=0":
+        dropped |= {"mel_bands"}
+    return [flag for name, flag in values.items() if name not in dropped]
+
+
+def name_of(flag):
+    """loss of --loss=aam, speeds_are_speakers of --nospeeds_are_speakers."""
+    return re.match(r"--(?:no(?=speeds_))?(\w+)", flag)[1]
+
+
+def run(module, *flags):
+    subprocess.run([sys.executable, "-m", f"vggvox_tf.{module}", *flags], check=True)
+
+
+def race(name, seed):
+    """Trains a row, unless it is there already; returns its EERs on the lists, and what it took."""
+    folder = Path(FLAGS.output) / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
+    before = None
+    for number, (share, own) in enumerate(ROWS[name]):
+        stage = folder / f"stage{number + 1}"
+        given = [flag.replace("NOISE", FLAGS.noise or "").replace("REVERBERATION", FLAGS.reverberation or "")
+                 for flag in stage_flags(own, first=number == 0)]  # fmt: skip
+        given += [f"--init_from={before}"] if before else []
+        given += [f"--corpus={FLAGS.corpus}", f"--seed={seed}", f"--run={stage}", "--projector_every=1000"]
+        given += [f"--corpus_root={FLAGS.corpus_root}"] if FLAGS.corpus_root else []
+        given += [f"--trials={FLAGS.trials[0]}", f"--trials_root={FLAGS.trials_roots[0]}"]
+        if share < 0.5:
+            given = [flag for flag in given if not flag.startswith("--epochs=")] + ["--epochs=2"]
+        run("train", *given, f"--time_budget={share * FLAGS.minutes}")
+        before = stage
+    result = folder / "eers.json"
+    if not result.exists():
+        encoder = f"--encoder={before}/encoder.keras"
+        eers = []
+        for number, (trials, root) in enumerate(zip(FLAGS.trials, FLAGS.trials_roots, strict=True)):
+            output = folder / f"test{number + 1}"
+            run("evaluate", encoder, f"--trials={trials}", f"--trials_root={root}", f"--output={output}")
+            (entry,) = json.loads((output / "metrics.json").read_text())["lists"]
+            eers.append(entry["systems"][0]["eer"])
+        result.write_text(json.dumps({"eers": eers, "utterances": utterances(folder)}))
+    return json.loads(result.read_text())
+
+
+def utterances(folder):
+    """Utterances that a row's runs were trained on, by their flags."""
+    total = 0
+    for path in sorted(folder.glob("stage*/flags.cfg")):
+        values = dict(line[2:].split("=", 1) for line in path.read_text().splitlines())
+        total += int(values["epochs"]) * int(values["steps_per_epoch"]) * int(values["batch_size"])
+    return total
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    names = FLAGS.rows or list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        raise app.UsageError(f"--rows: expected some of {', '.join(ROWS)}; found {', '.join(unknown)}")
+    if len(FLAGS.trials) != len(FLAGS.trials_roots):
+        raise app.UsageError("--trials_roots must have one folder for each list of --trials")
+    table = Path(FLAGS.output) / "race.json"
+    results = json.loads(table.read_text()) if table.exists() else {}
+    for seed in FLAGS.seeds:
+        for name in names:
+            results.setdefault(name, {})[seed] = race(name, seed)
+            table.write_text(json.dumps(results, indent=1))
+            table.with_suffix(".md").write_text(markdown(results))
+    print(table.with_suffix(".md").read_text())
+
+
+def markdown(results):
+    """The table, best on the first list first; of several seeds mean and spread (lowest to highest)."""
+    lists = [Path(trials).stem for trials in FLAGS.trials]
+    lines = [
+        f"| row | {' | '.join(f'{name} EER %' for name in lists)} | seeds | utterances |",
+        "|---|" + "---|" * (len(lists) + 2),
+    ]
+    for name, runs in sorted(results.items(), key=lambda item: mean(run["eers"][0] for run in item[1].values())):
+        cells = []
+        for number in range(len(lists)):
+            eers = [100 * run["eers"][number] for run in runs.values()]
+            spread = f" ({min(eers):.2f}–{max(eers):.2f})" if len(eers) > 1 else ""
+            cells.append(f"{mean(eers):.2f}{spread}")
+        count = mean(run["utterances"] for run in runs.values())
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {count:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
