@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -131,3 +133,17 @@ def test_a_file_that_is_no_encoder(tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(EncoderError, match="other"):
         SpeakerEncoder.load(Path(tmp_path / "other.keras"))
+
+
+def test_an_encoder_of_every_kind_of_layer_loads_where_nothing_else_is_imported(tmp_path):
+    encoder = encoders.build_encoder(
+        "resnet34", 0.1, mel_bands=40, normalisation="running", pooling="attentive_statistics", squeeze_excitation=True
+    )
+    encoder = encoders.with_embedding(encoder, 8)
+    encoder.save(tmp_path / "encoder.keras")
+    path = tmp_path / "encoder.keras"
+    load = (
+        f"from vggvox_tf.speaker_encoder import SpeakerEncoder; print(SpeakerEncoder.load({str(path)!r}).fingerprint)"
+    )
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True)
+    assert done.stdout.strip() == SpeakerEncoder(encoder).fingerprint, done.stderr

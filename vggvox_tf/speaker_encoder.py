@@ -17,6 +17,7 @@ import tensorflow as tf
 from vggvox_tf import audio, scoring
 from vggvox_tf.calibration import Calibration, CalibrationError
 from vggvox_tf.decision import decide
+from vggvox_tf.encoders import pooling  # noqa: F401  its layers, which saved encoders name, are registered there
 from vggvox_tf.frontend import SAMPLE_RATE, crop_samples, frames_in, samples_for
 
 # Test-time crops (Chung et al. 2018, section 4.3): ten of 3 s a recording.
