@@ -70,6 +70,19 @@ def test_signal_to_noise_ratio_is_within_the_limits(name):
     assert np.ptp(snr) > 8  # 32 draws from 15 dB
 
 
+@pytest.mark.parametrize("decibels", [0.0, 12.0])
+def test_signal_to_noise_ratio_is_the_drawn_one(decibels):
+    """Between equal limits there is one to draw, which the powers of what goes in and what is added then have."""
+    x = noise(8, 8000, 1)
+    for layer in (
+        augment.AdditiveNoise(noise(4, 9000, 5), 1.0, (decibels, decibels)),
+        augment.Babble(1.0, (decibels, decibels)),
+    ):
+        added = layer(x, SEED, training=True).numpy() - x
+        snr = 10 * np.log10((x**2).mean(axis=1) / (added**2).mean(axis=1))
+        np.testing.assert_allclose(snr, decibels, atol=0.01)
+
+
 def test_silence_stays_finite():
     for layer in LAYERS.values():
         assert np.isfinite(layer(np.zeros((4, 2000), np.float32), SEED, training=True)).all()
@@ -108,7 +121,7 @@ def test_gain_is_within_its_decibels():
 
 def test_speed_of_rows_by_hand():
     np.testing.assert_array_equal(augment.speed_of_rows(7, (0.9, 1, 1.1)), [0, 0, 0, 1, 1, 2, 2])
-    """Pairs of rows stay together: four speakers with two utterances each, three speeds."""
+    # Pairs of rows stay together: four speakers with two utterances each, three speeds.
     np.testing.assert_array_equal(augment.speed_of_rows(8, (0.9, 1, 1.1), unit=2), [0, 0, 0, 0, 1, 1, 2, 2])
 
 
@@ -122,6 +135,8 @@ def test_speeds_scale_frequencies_and_rows_at_their_own_speed_are_untouched():
     np.testing.assert_array_equal(y[1], x[1, :RATE])
     np.testing.assert_allclose(np.sqrt((y**2).mean(axis=1)), 0.5 / np.sqrt(2), rtol=0.01)
     np.testing.assert_array_equal(layer(x), x[:, :RATE])
+    compiled = tf.function(lambda x: layer(x, training=True))
+    np.testing.assert_allclose(compiled(x), y, atol=1e-5)
 
 
 def test_resampling_agrees_with_scipy_and_does_not_alias():
@@ -129,7 +144,7 @@ def test_resampling_agrees_with_scipy_and_does_not_alias():
         x = noise(2, before)
         ours, theirs = augment.resample(x, after).numpy(), scipy.signal.resample(x, after, axis=1)
         np.testing.assert_allclose(ours, theirs, atol=5e-3)  # they differ in the one bin at the Nyquist frequency
-    """7,900 Hz played 1.1 times as fast would be 8,690 Hz: beyond what there is, so nothing."""
+    # 7,900 Hz played 1.1 times as fast would be 8,690 Hz: beyond what there is, so nothing.
     fast = augment.SpeedPerturbation([1.1], RATE)(sines([7900], 17_600), training=True)
     assert np.abs(fast).max() < 0.02
 
@@ -145,6 +160,8 @@ def test_spec_augment_masks_rows_and_frames_to_zero():
     np.testing.assert_array_equal(y, y.max(axis=2, keepdims=True) * y.max(axis=1, keepdims=True))
     np.testing.assert_array_equal(layer(x, SEED), x)
     np.testing.assert_array_equal(layer(x, SEED, training=True).numpy()[..., 0], y)
+    np.testing.assert_array_equal(tf.function(lambda x, seed: layer(x, seed, training=True))(x, SEED)[..., 0], y)
+    assert (layer(x, NEXT, training=True).numpy()[..., 0] != y).any()
     only_time = augment.SpecAugment(0, 20)(x, SEED, training=True).numpy()
     assert (only_time.max(axis=2) == 1).all() and (only_time == 0).any()
 

@@ -111,10 +111,11 @@ def test_half_hard_by_hand():
 def test_semi_hard_by_hand():
     """Closest positives 2.5, 2.5, 1, 1, so (1, 2) at 0.5 is nearer than either's and left out.
 
-    Others at margin 5: 2² = 4, 1² = 1, 3.5² = 12.25, mean 5.75; positives 6.25 and 1, mean 3.625.
+    At margin 3.5, (0, 3) at 4 is beyond it and left out as well. The others, (0, 2) and (1, 3): 0.5² = 0.25, 2² = 4,
+    mean 2.125; positives 6.25 and 1, mean 3.625.
     """
-    loss = losses.MinedContrastiveLoss(5.0, "semi_hard")
-    assert float(loss(SPEAKERS, MIXED)) == pytest.approx((5.75 + 3.625) / 2, rel=1e-5)
+    loss = losses.MinedContrastiveLoss(3.5, "semi_hard")
+    assert float(loss(SPEAKERS, MIXED)) == pytest.approx((2.125 + 3.625) / 2, rel=1e-5)
     """Where every negative is nearer than the positives there is none: positives at 9, negatives at 0."""
     wrong = tf.constant([[0.0], [9.0], [0.0], [9.0]])
     assert float(loss(SPEAKERS, wrong)) == pytest.approx(81 / 2)
@@ -174,7 +175,7 @@ def numpy_loss(loss, speakers, x):
         chosen = sorted(d[pair] for pair in pairs)[: math.ceil(loss.hardest_share * len(pairs))]
         if loss.mining == "semi_hard":
             closest = [min((d[i, p] for p in positives[i]), default=np.inf) for i in range(n)]
-            chosen = [d[i, j] for i, j in pairs if d[i, j] > closest[i] or d[i, j] > closest[j]]
+            chosen = [d[i, j] for i, j in pairs if min(closest[i], closest[j]) < d[i, j] < loss.margin]
         negative = np.mean([hinge(loss.margin - distance) ** 2 for distance in chosen])
         if loss.mining == "half_hard":
             negative = (negative + np.mean([hinge(loss.margin - d[pair]) ** 2 for pair in pairs])) / 2

@@ -100,15 +100,16 @@ def hardest_negatives(distances, same, share):
     return positives, negatives & (distances <= ranked[last])
 
 
-def semi_hard_negatives(distances, same):
-    """Negative pairs of a batch that are further apart than a positive pair of one of the two: bool (N, N), above the
-    diagonal.
+def semi_hard_negatives(distances, same, margin):
+    """Negative pairs of a batch that are further apart than a positive pair of one of the two, but within the margin:
+    bool (N, N), above the diagonal.
 
     For pairs what Schroff et al. 2015, section 3.2, call semi-hard for triplets: d(a, p) < d(a, n), for the closest p
-    of either side. Together with the margin, beyond which a pair costs nothing, they lie in between.
+    of either side, and inside the margin. Pairs beyond it cost nothing, and would only dilute the mean of the others.
     """
     closest = nearest(distances, others(same))  # (N,)
-    return ~same & above_diagonal(same) & (distances > tf.minimum(closest[:, tf.newaxis], closest[tf.newaxis, :]))
+    further = distances > tf.minimum(closest[:, tf.newaxis], closest[tf.newaxis, :])
+    return ~same & above_diagonal(same) & further & (distances < margin)
 
 
 def drawn_pairs(speakers, embeddings):
@@ -182,7 +183,7 @@ class MinedContrastiveLoss(keras.losses.Loss):
     Args:
       mining: "hard": the closest `hardest_share` of the negative pairs. "half_hard": those for one half, and all for
         the other, which is what drawing half of them at random comes to on average (Nagrani et al. 2017).
-        "semi_hard": see semi_hard_negatives.
+        "semi_hard": see semi_hard_negatives; where there is none, that mean is 0.
     """
 
     def __init__(self, margin=1.0, mining="hard", hardest_share=0.1, name="mined_contrastive"):
@@ -196,7 +197,7 @@ class MinedContrastiveLoss(keras.losses.Loss):
         losses = contrastive(distances, same, self.margin)
         positives, negatives = hardest_negatives(tf.stop_gradient(distances), same, self.hardest_share)
         if self.mining == "semi_hard":
-            negatives = semi_hard_negatives(tf.stop_gradient(distances), same)
+            negatives = semi_hard_negatives(tf.stop_gradient(distances), same, self.margin)
         negative = mean_where(losses, negatives)
         if self.mining == "half_hard":
             negative = (negative + mean_where(losses, ~same)) / 2
@@ -226,8 +227,8 @@ class TripletLoss(keras.losses.Loss):
 
     Args:
       mining: which negative each (anchor, positive) pair has. "hard": the closest. "semi_hard": the closest of those
-        further than the positive, and the furthest where there is none (Schroff et al. 2015, section 3.2). "random":
-        each of them, which is what drawing one at random comes to on average.
+        further than the positive (Schroff et al. 2015, section 3.2), and where there is none the furthest, as in
+        TensorFlow Addons. "random": each of them, which is what drawing one at random comes to on average.
     """
 
     def __init__(self, margin=0.3, mining="hard", name="triplet"):
@@ -247,8 +248,7 @@ class TripletLoss(keras.losses.Loss):
                 return mean_where(losses, positives[..., tf.newaxis] & ~same[:, tf.newaxis, :])
             further = ~same[:, tf.newaxis, :] & (negatives > distances[..., tf.newaxis])
             closest = tf.reduce_min(tf.where(further, negatives, float("inf")), axis=2)  # (N, N)
-            furthest = tf.reduce_max(tf.where(same, 0.0, distances), axis=1, keepdims=True)
-            negatives = tf.where(tf.reduce_any(further, axis=2), closest, furthest)
+            negatives = tf.where(tf.reduce_any(further, axis=2), closest, furthest(distances, ~same)[:, tf.newaxis])
         has_negative = tf.reduce_any(~same, axis=1, keepdims=True)
         return mean_where(triplet(distances, finite(negatives), self.margin), positives & has_negative)
 
