@@ -98,6 +98,16 @@ def test_babble_is_of_other_rows_only():
     assert np.diag(spectra).max() < 1 and ((spectra > 100).sum(axis=1) >= 1).all()
 
 
+def test_babble_has_as_many_voices_as_drawn():
+    """64 sines, 100 Hz apart: the bins that rise are the voices. Of three drawn at random some are the same."""
+    frequencies = 100 * np.arange(1, 65)
+    x = sines(frequencies, 16_000)
+    for voices, fewest, most in (((3, 3), 1, 3), ((3, 7), 1, 7)):
+        added = augment.Babble(1.0, (0.0, 0.0), voices)(x, SEED, training=True).numpy() - x
+        counts = (np.abs(np.fft.rfft(added))[:, frequencies] > 100).sum(axis=1)
+        assert counts.min() >= fewest and counts.max() == most
+
+
 def test_reverberation_is_a_convolution_and_keeps_the_power():
     x, h = noise(2, 3000), noise(2, 500, 1)
     expected = np.stack([scipy.signal.fftconvolve(a, b)[:3000] for a, b in zip(x, h, strict=True)])

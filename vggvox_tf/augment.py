@@ -174,15 +174,16 @@ class AdditiveNoise(Augmentation):
 
 
 class Babble(Augmentation):
-    """Adds the sum of some other rows of the batch, each shifted in a circle, to a share of the rows.
+    """Adds the sum of other rows of the batch, each shifted in a circle, to a share of the rows.
 
-    As MUSAN's babble (Snyder et al. 2015), but of the training speech itself. Each of the `voices` at most
-    is there with an even chance, the first always; a row's own speaker may be among them, the row itself is not.
+    As the babble of x-vectors (Snyder et al. 2018), of 3 to 7 speakers, but of the training speech itself: as many rows
+    as are drawn from `voices`, (lowest, highest), of the same power each. A row's own speaker may be among them, and a
+    row be there twice; the row itself is not.
     """
 
     STREAM = 2
 
-    def __init__(self, share, snr, voices=5):
+    def __init__(self, share, snr, voices=(3, 7)):
         super().__init__(dtype="float32")
         self.share = share
         self.snr = snr
@@ -192,17 +193,17 @@ class Babble(Augmentation):
         def add(rows, indices, seed):
             count, samples = rows.shape
             batch = waveforms.shape[0]
-            which, where, there, ratio = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-            shape = [self.voices, count]
-            offsets = tf.random.stateless_uniform(shape, which, 1, batch, tf.int32)
+            fewest, most = self.voices
+            which, where, many, ratio = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+            offsets = tf.random.stateless_uniform([most, count], which, 1, batch, tf.int32)
             # One for all rows, as in AdditiveNoise.
-            shifts = tf.random.stateless_uniform([self.voices], where, 0, samples, tf.int32)
-            loud = tf.cast(tf.random.stateless_uniform(shape, there) < 0.5, tf.float32)
+            shifts = tf.random.stateless_uniform([most], where, 0, samples, tf.int32)
+            voices = tf.random.stateless_uniform([count, 1], many, fewest, most + 1, tf.int32)
             noise = tf.zeros_like(rows)
-            for voice in range(self.voices):
+            for voice in range(most):
                 other = tf.roll(tf.gather(waveforms, (indices + offsets[voice]) % batch), shifts[voice], axis=1)
                 other /= tf.sqrt(power(other))
-                noise += other * (loud[voice][:, tf.newaxis] if voice else 1.0)
+                noise += other * tf.cast(voice < voices, tf.float32)
             return mix(rows, noise, draw_ratios(ratio, count, self.snr))
 
         return self.on_rows(waveforms, seed, self.share, add)
