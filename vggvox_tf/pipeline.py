@@ -105,8 +105,10 @@ def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
         return tf.ensure_shape(waveform, [recordings.samples]), tf.ensure_shape(label, [])
 
     options = tf.data.Options()
-    # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs.
-    options.threading.private_threadpool_size = os.cpu_count()
+    # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs; one more for
+    # a plan that waits for mined pairs, of which there is one at a time since tf.data does not make that map parallel.
+    options.threading.private_threadpool_size = os.cpu_count() + 1
+    options.experimental_optimization.map_parallelization = False
     return (
         tf.data.Dataset.range(first_step, last_step)
         .map(plan_op)
