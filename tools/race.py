@@ -61,48 +61,48 @@ ROWS = {
     "softmax+angular_prototypical": alone("--loss=softmax,angular_prototypical", "--learning_rate=1e-3"),
     "aam+prototypical": alone("--loss=aam,prototypical"),
     "aam+trihard": alone("--loss=aam,trihard"),
-    "softmax, contrastive hard": after_softmax("--loss=contrastive"),
-    "softmax, contrastive half_hard": after_softmax("--loss=contrastive", "--mining=half_hard"),
-    "softmax, contrastive semi_hard": after_softmax("--loss=contrastive", "--mining=semi_hard"),
-    "softmax, contrastive random": after_softmax("--loss=contrastive", "--mining=random"),
-    "softmax, contrastive offline": after_softmax("--loss=contrastive", "--mining=offline"),
-    "softmax, triplet hard": after_softmax("--loss=triplet"),
-    "softmax, triplet semi_hard": after_softmax("--loss=triplet", "--mining=semi_hard"),
-    "softmax, triplet random": after_softmax("--loss=triplet", "--mining=random"),
-    "softmax, trihard": after_softmax("--loss=trihard"),
-    "softmax, trihard soft": after_softmax("--loss=trihard", "--soft_margin"),
-    "softmax, quadruplet": after_softmax("--loss=quadruplet"),
-    "softmax, msml": after_softmax("--loss=msml"),
-    "best, contrastive hard": [(0.75, []), (0.25, [*STAGE_2, "--loss=contrastive"])],
-    "best, large margin": [
+    "softmax-then-contrastive-hard": after_softmax("--loss=contrastive"),
+    "softmax-then-contrastive-half_hard": after_softmax("--loss=contrastive", "--mining=half_hard"),
+    "softmax-then-contrastive-semi_hard": after_softmax("--loss=contrastive", "--mining=semi_hard"),
+    "softmax-then-contrastive-random": after_softmax("--loss=contrastive", "--mining=random"),
+    "softmax-then-contrastive-offline": after_softmax("--loss=contrastive", "--mining=offline"),
+    "softmax-then-triplet-hard": after_softmax("--loss=triplet"),
+    "softmax-then-triplet-semi_hard": after_softmax("--loss=triplet", "--mining=semi_hard"),
+    "softmax-then-triplet-random": after_softmax("--loss=triplet", "--mining=random"),
+    "softmax-then-trihard": after_softmax("--loss=trihard"),
+    "softmax-then-trihard-soft": after_softmax("--loss=trihard", "--soft_margin"),
+    "softmax-then-quadruplet": after_softmax("--loss=quadruplet"),
+    "softmax-then-msml": after_softmax("--loss=msml"),
+    "best-then-contrastive-hard": [(0.75, []), (0.25, [*STAGE_2, "--loss=contrastive"])],
+    "best-then-large-margin": [
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
     ],
     # encoder
-    "average pooling": alone("--pooling=average"),
-    "self-attentive pooling": alone("--pooling=self_attentive"),
-    "attentive statistics": alone("--pooling=attentive_statistics"),
+    "average-pooling": alone("--pooling=average"),
+    "self-attentive-pooling": alone("--pooling=self_attentive"),
+    "attentive-statistics": alone("--pooling=attentive_statistics"),
     "netvlad": alone("--pooling=netvlad"),
     "ghostvlad": alone("--pooling=ghostvlad"),
-    "thin resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
-    "thin se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
-    "width 0.25": alone("--width=0.25"),
-    "width 0.5": alone("--width=0.5"),
+    "thin-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
+    "thin-se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
+    "width-0.25": alone("--width=0.25"),
+    "width-0.5": alone("--width=0.5"),
     # front end
-    "257 rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25"),
-    "257 rows, linear": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25", "--compression=linear"),
-    "power law": alone("--compression=power"),
-    "mean normalisation": alone("--normalisation=mean"),
-    "running normalisation": alone("--normalisation=running"),
+    "257-rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25"),
+    "257-linear-rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25", "--compression=linear"),
+    "power-law": alone("--compression=power"),
+    "mean-normalisation": alone("--normalisation=mean"),
+    "running-normalisation": alone("--normalisation=running"),
     # augmentation
-    "no augmentation": alone("--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0"),
-    "speeds only": alone("--frequency_mask=0", "--time_mask=0"),
-    "masks only": alone("--speeds=", "--nospeeds_are_speakers"),
-    "speeds are the same speaker": alone("--nospeeds_are_speakers"),
+    "no-augmentation": alone("--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0"),
+    "speeds-only": alone("--frequency_mask=0", "--time_mask=0"),
+    "masks-only": alone("--speeds=", "--nospeeds_are_speakers"),
+    "speeds-are-the-same-speaker": alone("--nospeeds_are_speakers"),
     "babble": alone("--babble_share=0.3"),
     "noise": alone("--noise=NOISE", "--noise_share=0.3"),
     "reverberation": alone("--reverberation=REVERBERATION", "--reverberation_share=0.2"),
-    "noise, reverberation and gain": alone(
+    "noise-and-reverberation": alone(
         "--noise=NOISE",
         "--noise_share=0.3",
         "--reverberation=REVERBERATION",
@@ -147,7 +147,7 @@ def run(module, *flags):
 
 def race(name, seed):
     """Trains a row, unless it is there already; returns its EERs on the lists, and what it took."""
-    folder = Path(FLAGS.output) / f"{re.sub(r'[^a-z0-9.]+', '-', name)}-seed{seed}"
+    folder = Path(FLAGS.output) / f"{name}-seed{seed}"
     before = None
     for number, (share, own) in enumerate(ROWS[name]):
         stage = folder / f"stage{number + 1}"
