@@ -105,8 +105,8 @@ def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
         return tf.ensure_shape(waveform, [recordings.samples]), tf.ensure_shape(label, [])
 
     options = tf.data.Options()
-    # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs; one more for
-    # a plan that waits for mined pairs, of which there is one at a time since tf.data does not make that map parallel.
+    # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs. One more is
+    # for a plan that waits for mined pairs: with its map not made parallel, no more than one plan waits at a time.
     options.threading.private_threadpool_size = os.cpu_count() + 1
     options.experimental_optimization.map_parallelization = False
     return (

@@ -87,7 +87,7 @@ flags.DEFINE_float("class_margin", 0.2, "Margin of am (of the cosine) and aam (a
 flags.DEFINE_float("class_scale", 30.0, "Factor of the cosines of am and aam before the softmax.", 1.0)
 flags.DEFINE_integer("margin_warmup_epochs", 0, "Epochs over which --class_margin rises from 0.", 0)
 flags.DEFINE_float(
-    "margin", None, "Of a metric loss: how far apart different speakers should be; each has a default.", 1e-6
+    "margin", None, "How far apart a metric loss wants speakers; default: contrastive 1, the others 0.3.", 1e-6
 )
 flags.DEFINE_float("second_margin", 0.1, "Of quadruplet's second term; below --margin.", 0.0)
 flags.DEFINE_boolean("soft_margin", False, "Softplus in place of trihard's margin.")
@@ -96,7 +96,7 @@ flags.DEFINE_enum(
     "hard",
     ["hard", "half_hard", "semi_hard", "random", "offline"],
     "Of contrastive's negative pairs. In a P×K batch: hard, the closest --hardest_share; half_hard, half of them so, "
-    "half at random (VoxCeleb1); semi_hard, those further than a positive one. Drawn pairs: random; offline, from "
+    "half at random (VoxCeleb1); semi_hard, those beyond a positive one. Drawn pairs: random; offline, from "
     "the closest --hardest_share of random pairs (VoxCeleb2). Of triplet: hard, semi_hard, random.",
 )
 flags.DEFINE_float("hardest_share", None, "Share of the negative pairs used; default 0.1, offline 0.01.", 1e-6, 1.0)
