@@ -171,9 +171,11 @@ ALWAYS = {
 }  # fmt: skip
 # A run with others of these is the same run.
 NOT_KEPT = {"run", "time_budget", "projector_every", "sprites", "listen"}
-# Not among the columns of TensorBoard's table of runs: where things lie, and what does not change the training.
+# Not among the columns of TensorBoard's table of runs: where things lie, what does not change the training, and lists
+# of numbers, which it has no columns for.
 NOT_COMPARED = NOT_KEPT | {
-    "corpus", "corpus_root", "trials", "trials_root", "init_from", "noise", "reverberation", "max_bad_share",
+    "corpus", "corpus_root", "trials", "trials_root", "init_from", "noise", "reverberation", "max_bad_share", "snr",
+    "speeds",
 }  # fmt: skip
 
 
@@ -435,13 +437,20 @@ def hparam_columns():
             domain = hparams.Discrete([False, True])
         elif flag.flag_type() == "string enum":
             domain = hparams.Discrete(flag.parser.enum_values)
-        elif flag.flag_type() not in ("int", "float"):
-            domain = None
+        elif flag.name == "loss":
+            both = [f"{classification},{metric}" for classification in CLASSIFICATION for metric in METRIC]
+            domain = hparams.Discrete([*CLASSIFICATION, *METRIC, *both])
         else:
             low, high = flag.parser.lower_bound, flag.parser.upper_bound
             domain = hparams.RealInterval(float(low), 1e9 if high is None else float(high))
-        columns.append(hparams.HParam(flag.name, domain))
-    return columns
+        columns.append(hparams.HParam(column_name(flag.name), domain))
+    # TensorBoard shows the first few at once.
+    return sorted(columns, key=lambda column: column.name != "loss_function")
+
+
+def column_name(flag):
+    """A flag's column in TensorBoard's table of runs, where a metric is called loss already."""
+    return "loss_function" if flag == "loss" else flag
 
 
 def few(recordings, count=3):
@@ -637,7 +646,8 @@ def main(_):
         last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
     if FLAGS.early_stopping:
         last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
-    compared = {name: value for name, value in values.items() if name not in NOT_COMPARED} | {"encoder": encoder.name}
+    compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
+    compared["encoder"] = encoder.name
     try:
         model.fit(
             throughput.timed(dataset),
