@@ -101,7 +101,7 @@ def test_the_page_shows_the_eer(address, tmp_path):
         browser.wait("a card of the EER", 60, lambda: "epoch_eer" in driver.find_element("tag name", "body").text)
 
 
-def test_the_run_is_a_row_of_hparams(address):
+def test_the_run_is_a_row_of_hparams(address, tmp_path):
     request = urllib.request.Request(
         f"{address}data/plugin/hparams/session_groups",
         json.dumps({"experimentName": "", "allowedStatuses": ["STATUS_SUCCESS"], "sliceSize": 10}).encode(),
@@ -113,6 +113,10 @@ def test_the_run_is_a_row_of_hparams(address):
     assert group["hparams"]["loss_function"] == "softmax" and group["hparams"]["width"] == pytest.approx(0.03)
     names = {value["name"].get("tag") for value in group["metricValues"]}
     assert "best_eer" in names
+    # Of a single run TensorBoard shows the first five columns by name, --batch_size among them.
+    with browser.chromium(tmp_path) as driver:
+        driver.get(f"{address}#hparams")
+        browser.wait("the row", 60, lambda: "12.000" in shown(driver))
 
 
 def shown(driver):

@@ -444,8 +444,7 @@ def hparam_columns():
             low, high = flag.parser.lower_bound, flag.parser.upper_bound
             domain = hparams.RealInterval(float(low), 1e9 if high is None else float(high))
         columns.append(hparams.HParam(column_name(flag.name), domain))
-    # TensorBoard shows the first few at once.
-    return sorted(columns, key=lambda column: column.name != "loss_function")
+    return columns
 
 
 def column_name(flag):
