@@ -27,6 +27,18 @@ def test_rows_differ():
     assert len(commands) == len(race.ROWS)
 
 
+def test_rows_share_the_run_they_begin_with(monkeypatch):
+    """Trained once: the classifier before every pair loss, by the first row that has it."""
+    monkeypatch.setattr(race, "FLAGS", type("Flags", (), {"steps": None, "minutes": 20.0, "output": "out"}))
+    owner, other = (race.stages_of(f"softmax-then-{name}", seed=1) for name in ("contrastive-hard", "msml"))
+    assert [str(path) for path in owner] == [
+        "out/softmax-then-contrastive-hard-20min-seed1/stage1",
+        "out/softmax-then-contrastive-hard-20min-seed1/stage2",
+    ]
+    assert other[0] == owner[0] and str(other[1]) == "out/softmax-then-msml-20min-seed1/stage2"
+    assert race.stages_of("softmax", seed=1) == [Path("out/softmax-20min-seed1/stage1")]  # all of the time, not 3/4
+
+
 def test_names_of_flags():
     names = [race.name_of(flag) for flag in ("--loss=aam", "--nospeeds_are_speakers", "--noise=x", "--noise_share=1")]
     assert names == ["loss", "speeds_are_speakers", "noise", "noise_share"]

@@ -150,7 +150,6 @@ def test_two_losses_at_once_then_a_third_stage(tiny_corpus, tmp_path):
     )  # fmt: skip
     rows = history(first)
     assert float(rows[-1]["prototypes_loss"]) < float(rows[0]["prototypes_loss"])
-    assert 0 <= float(rows[-1]["classifier_accuracy"]) <= 1 and 0 <= float(rows[-1]["val_eer"]) <= 1
     with np.load(first / "classifier.npz") as classifier:
         assert len(classifier["names"]) == 18 and classifier["names"][2] == "s0@1.1"
         assert classifier["weight_0"].shape == (24, 18)
@@ -165,9 +164,7 @@ def test_two_losses_at_once_then_a_third_stage(tiny_corpus, tmp_path):
 def test_a_time_budget_becomes_a_number_of_steps(tiny_corpus, tmp_path):
     folder = tmp_path / "run"
     flags = [*SMALL, *data(tiny_corpus), "--epochs=2", "--time_budget=0.5", f"--run={folder}"]
-    start = time.monotonic()
     output = run("train", *flags)
-    assert time.monotonic() - start < 60  # half a minute and the imports
     steps = int(re.search(r"(\d+) steps in each of 2 epochs fit into 0.5 minutes", output)[1])
     kept = (folder / "flags.cfg").read_text()
     assert f"--steps_per_epoch={steps}\n" in kept and "time_budget" not in kept
@@ -261,6 +258,7 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
         (["--loss=aam,contrastive", "--mining=random"], "draws pairs, which a classification loss has no use for"),
         (["--loss=contrastive", "--mining=random", "--speeds=0.9,1", "--speeds_are_speakers"], "needs P×K batches"),
         (["--loss=softmax", "--speeds=1.1,0.9"], "--speeds: expected different numbers above 0 in ascending order"),
+        (["--loss=triplet", "--batch_size=4", "--speeds=0.9,1,1.1"], "a batch has 2 rows or speakers to share"),
         (["--loss=softmax", "--babble_share=0.5", "--snr=5"], "--snr: expected LOWEST,HIGHEST in dB, found 5"),
         (["--loss=softmax", "--noise_share=0.5"], "--noise_share has no effect"),
         (["--loss=softmax", "--noise=nowhere"], "--noise=nowhere: expected a folder"),
@@ -301,6 +299,7 @@ def test_every_recipe_is_a_valid_set_of_flags(config, monkeypatch):
     with flagsaver.flagsaver():
         absl.flags.FLAGS(["train", f"--flagfile={config}", "--run=x", *given])
         train.check_flags()
-        assert train.FLAGS.loss == [stage] or stage == "small"
+        assert train.FLAGS.loss == (["aam", "angular_prototypical"] if stage == "small" else [stage])
+        assert stage == "small" or train.FLAGS.trials
         if stage == "softmax":
             assert train.FLAGS.encoder == config.stem.split("_")[0].replace("quickstart", "vggm")

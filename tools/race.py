@@ -1,12 +1,14 @@
-"""Trains one recipe after another for the same time and makes a table of their EERs.
+"""Trains one recipe after another for the same time, or the same number of steps, and makes a table of their EERs.
 
   python -m tools.race --corpus=train.tsv --corpus_root=/data/vox2 --trials=vox1.txt,libri.txt \\
     --trials_roots=/data/vox1,/data/libri --noise=/data/noise --reverberation=/data/rir --minutes=20 --output=runs/race
   python -m tools.race … --rows=best,triplet --seeds=0,1,2     some of them, each with three seeds
 
-A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. What a row has
-in common with the others is configs/best_small.cfg; the row's own flags come after it. Rows that are finished are not
-run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md and .json.
+A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. With --steps in
+place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
+in common with the others is configs/best_small.cfg; the row's own flags come after it. A run that several rows begin
+with is trained once. What is finished is not run again, so that a table can be made in several sittings. The table goes
+to OUTPUT/race.md and .json.
 """
 
 import json
@@ -30,6 +32,7 @@ def define_flags():
     flags.DEFINE_string("noise", None, "Folder of noises, for the rows that add them.")
     flags.DEFINE_string("reverberation", None, "Folder of impulse responses, for the rows that use them.")
     flags.DEFINE_float("minutes", 20.0, "Time of each row.", 0.2)
+    flags.DEFINE_integer("steps", None, "Steps of each row, in place of a time.", 20)
     flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join(ROWS)}. Default: all.")
     flags.DEFINE_list("seeds", ["0"], "Seeds to run each row with.")
     flags.DEFINE_string("output", None, "Folder for the runs and the table.")
@@ -118,7 +121,7 @@ def stage_flags(own, first):
     changed = {name_of(flag) for flag in own}
     values = {name_of(flag): flag for flag in common + own}
     loss = values["loss"].split("=")[1]
-    dropped = {"time_budget"}
+    dropped = set()
     if not first:  # the encoder comes with the stage before
         dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "pooling", "embedding_dim"}
     if "am" not in loss.split(",") and "aam" not in loss.split(","):
@@ -145,21 +148,30 @@ def run(module, *flags):
     subprocess.run([sys.executable, "-m", f"vggvox_tf.{module}", *flags], check=True)
 
 
+def stages_of(name, seed):
+    """Folders of the runs of a row. What another row before it begins with as well is that row's."""
+    length = f"{FLAGS.steps}steps" if FLAGS.steps else f"{FLAGS.minutes:g}min"
+    folders = []
+    for number in range(1, len(ROWS[name]) + 1):
+        first = next(row for row, stages in ROWS.items() if stages[:number] == ROWS[name][:number])
+        folders.append(Path(FLAGS.output) / f"{first}-{length}-seed{seed}" / f"stage{number}")
+    return folders
+
+
 def race(name, seed):
     """Trains a row, unless it is there already; returns its EERs on the lists, and what it took."""
-    folder = Path(FLAGS.output) / f"{name}-seed{seed}"
-    before = None
-    for number, (share, own) in enumerate(ROWS[name]):
-        stage = folder / f"stage{number + 1}"
+    stages = stages_of(name, seed)
+    folder, before = stages[-1].parent, None
+    for number, ((share, own), stage) in enumerate(zip(ROWS[name], stages, strict=True)):
         given = [flag.replace("NOISE", FLAGS.noise or "").replace("REVERBERATION", FLAGS.reverberation or "")
                  for flag in stage_flags(own, first=number == 0)]  # fmt: skip
         given += [f"--init_from={before}"] if before else []
         given += [f"--corpus={FLAGS.corpus}", f"--seed={seed}", f"--run={stage}", "--projector_every=1000"]
         given += [f"--corpus_root={FLAGS.corpus_root}"] if FLAGS.corpus_root else []
         given += [f"--trials={FLAGS.trials[0]}", f"--trials_root={FLAGS.trials_roots[0]}"]
-        if share < 0.5:
-            given = [flag for flag in given if not flag.startswith("--epochs=")] + ["--epochs=2"]
-        run("train", *given, f"--time_budget={share * FLAGS.minutes}")
+        epochs = 10 if share > 0.5 else 2
+        steps = f"--steps_per_epoch={round(share * FLAGS.steps / epochs)}" if FLAGS.steps else None
+        run("train", *given, f"--epochs={epochs}", steps or f"--time_budget={share * FLAGS.minutes}")
         before = stage
     result = folder / "eers.json"
     if not result.exists():
@@ -170,15 +182,16 @@ def race(name, seed):
             run("evaluate", encoder, f"--trials={trials}", f"--trials_root={root}", f"--output={output}")
             (entry,) = json.loads((output / "metrics.json").read_text())["lists"]
             eers.append(entry["systems"][0]["eer"])
-        result.write_text(json.dumps({"eers": eers, "utterances": utterances(folder)}))
+        result.write_text(json.dumps({"eers": eers, "utterances": utterances(stages)}))
     return json.loads(result.read_text())
 
 
-def utterances(folder):
+def utterances(stages):
     """Utterances that a row's runs were trained on, by their flags."""
     total = 0
-    for path in sorted(folder.glob("stage*/flags.cfg")):
-        values = dict(line[2:].split("=", 1) for line in path.read_text().splitlines())
+    for stage in stages:
+        lines = (stage / "flags.cfg").read_text().splitlines()
+        values = dict(line[2:].split("=", 1) for line in lines)
         total += int(values["epochs"]) * int(values["steps_per_epoch"]) * int(values["batch_size"])
     return total
 

@@ -6,6 +6,7 @@ of each, --loss=aam,angular_prototypical, trains both at once. A classifier with
 larger margin, is a third stage. Started again with the same flags, a run goes on after its last complete epoch.
 """
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -263,6 +264,11 @@ def check_flags():
         raise flags.Error("--rows has no effect with --mel_bands: leave one of them out.")
     if numbers("speeds", 0) and FLAGS.speeds_are_speakers and draws_pairs():
         raise flags.Error("--speeds_are_speakers needs P×K batches or a classification loss, not drawn pairs.")
+    if len(numbers("speeds", 0)) > FLAGS.batch_size // rows_per_voice():
+        raise flags.Error(
+            f"--speeds are {len(FLAGS.speeds)}, but a batch has {FLAGS.batch_size // rows_per_voice()} rows or "
+            "speakers to share among them: give fewer, or a larger --batch_size."
+        )
     if len(numbers("snr", -100)) != 2:
         raise flags.Error(f"--snr: expected LOWEST,HIGHEST in dB, found {','.join(FLAGS.snr)}.")
     if metric:
@@ -509,6 +515,17 @@ def recordings_of(corpus):
     return pipeline.Recordings(corpus, length, FLAGS.max_bad_share)
 
 
+@contextlib.contextmanager
+def explaining(recordings):
+    """Puts the error that ended the reading of recordings in the place of TensorFlow's, which has its text only."""
+    try:
+        yield
+    except tf.errors.OpError:
+        if recordings.failure:
+            raise recordings.failure from None
+        raise
+
+
 def take_over_classifier(layer, class_names):
     """Gives a classifier the weights that --init_from's has for the same speakers; others keep their own."""
     path = Path(FLAGS.init_from) / "classifier.npz"
@@ -534,18 +551,14 @@ def steps_in_budget(corpus, trials, started):
     if training.mined:  # any pair will do; the first and the last utterance are of different speakers
         training.mined.put(0, np.array([[0, len(corpus) - 1]]))
         training.mined.steps = callbacks.StepTimer.STEPS
-    timer = callbacks.StepTimer()
-    training.model.fit(
-        training.dataset(recordings_of(corpus), 0, timer.STEPS),
-        steps_per_epoch=timer.STEPS,
-        verbose=0,
-        callbacks=[timer],
-    )
+    recordings, timer = recordings_of(corpus), callbacks.StepTimer()
+    with explaining(recordings):
+        dataset = training.dataset(recordings, 0, timer.STEPS)
+        training.model.fit(dataset, steps_per_epoch=timer.STEPS, verbose=0, callbacks=[timer])
     encoder, embedded, per_recording = SpeakerEncoder(training.encoder), 0, 0.0
     if trials or training.mined:
-        recordings = trials or corpus
-        paths = few(recordings, 200)
-        encoder.embed_files(paths[:8])  # traces
+        paths = few(trials or corpus, 200)
+        encoder.embed_files(paths[:8], errors={})  # traces
         begun = time.monotonic()
         encoder.embed_files(paths, errors={})
         per_recording = (time.monotonic() - begun) / len(paths)
@@ -571,12 +584,11 @@ def steps_in_budget(corpus, trials, started):
 
 def plan_steps(corpus, trials, started):
     """Steps of an epoch: as the flags say, as a run in its folder has planned them, or as fit into the time budget."""
-    if not FLAGS.time_budget:
-        return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
-    kept = Path(FLAGS.run) / "flags.cfg"
-    if kept.exists():  # a run is planned once
-        return int(re.search(r"^--steps_per_epoch=(\d+)$", kept.read_text(), re.MULTILINE)[1])
-    return steps_in_budget(corpus, trials, started)
+    if FLAGS.time_budget:  # what the run's flags keep is the steps
+        kept = Path(FLAGS.run) / "flags.cfg"
+        planned = re.search(r"^--steps_per_epoch=(\d+)$", kept.read_text(), re.MULTILINE) if kept.exists() else None
+        FLAGS.steps_per_epoch = int(planned[1]) if planned else steps_in_budget(corpus, trials, started)
+    return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
 
 
 def main(_):
@@ -588,8 +600,6 @@ def main(_):
         trials = read_trials(FLAGS.trials, FLAGS.trials_root)
         trials.check_files()
     steps_per_epoch = plan_steps(corpus, trials, started)
-    if FLAGS.time_budget:
-        FLAGS.steps_per_epoch = steps_per_epoch  # which is what the run's flags keep
     training = build_training(corpus, steps_per_epoch)
     model, encoder = training.model, training.encoder
     # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
@@ -647,7 +657,7 @@ def main(_):
         last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
     compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
     compared["encoder"] = encoder.name
-    try:
+    with explaining(recordings):
         model.fit(
             throughput.timed(dataset),
             epochs=FLAGS.epochs,
@@ -670,13 +680,8 @@ def main(_):
                 *last,
             ],
         )
-    except tf.errors.OpError:
-        if recordings.failure:
-            raise recordings.failure from None
-        raise
-    minutes = (time.monotonic() - started) / 60
     if FLAGS.time_budget:
-        logging.info("Took %.1f of %g minutes.", minutes, FLAGS.time_budget)
+        logging.info("Took %.1f of %g minutes.", (time.monotonic() - started) / 60, FLAGS.time_budget)
 
 
 if __name__ == "__main__":
