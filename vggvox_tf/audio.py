@@ -10,10 +10,14 @@ Decoding MP3 and Ogg from the start keeps a crop equal to that part of the whole
 frames, and libsndfile's seek in Vorbis may be a block off (libsndfile issue 885). A crop of AAC starts at the right
 sample, too; only the noise that the codec puts in the place of noise-like bands is drawn anew after a seek.
 The container is recognised by content, never by the suffix. Nothing here imports TensorFlow.
+
+A path may also name a recording in a shard of tools/make_shards.py: `00000.tfrecord:OFFSET+LENGTH:a/b.m4a`, where the
+first part is the shard's path and the last the recording's own. It is read at once and decoded from memory.
 """
 
 import contextlib
 import functools
+import io
 import math
 import os
 import re
@@ -22,6 +26,8 @@ import av
 import numpy as np
 import soundfile
 from scipy import signal
+
+from vggvox_tf.corpus import SHARDED
 
 SAMPLE_RATE = 16000
 # -80 dBFS, the level of three steps of 16-bit PCM: a recording that never gets there holds no speech.
@@ -206,6 +212,43 @@ def _mono(channels):
     return channels[0] if len(channels) == 1 else sum(channels) / len(channels)
 
 
+# Shards
+
+
+class _Shard:
+    """An open shard. On a network disk it is the opening that is slow."""
+
+    def __init__(self, path):
+        self.descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.descriptor).st_size
+
+    def __del__(self):  # once neither the cache nor a reader has it
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+# VoxCeleb2's 72 GB are 140 shards of 512 MB. A process may have 256 files open on macOS, 1,024 on Linux.
+_shard = functools.lru_cache(maxsize=200)(_Shard)
+
+
+def _from_shard(path):
+    """The bytes of a recording in a shard; None if the path names a plain file."""
+    match = SHARDED.fullmatch(path)
+    if not match:
+        return None
+    offset, length = int(match["offset"]), int(match["length"])
+    shard = _shard(match["shard"])
+    if offset + length > shard.size:
+        raise AudioError(path, f"its shard has {shard.size} bytes, not {offset + length}: cut short, or of other files")
+    content = b""
+    while len(content) < length:  # one round, but for a recording of more than 2 GB
+        piece = os.pread(shard.descriptor, length - len(content), offset + len(content))
+        if not piece:
+            raise AudioError(path, f"its shard was cut short to {offset + len(content)} bytes")
+        content += piece
+    return content
+
+
 # Containers
 
 
@@ -226,38 +269,44 @@ def _opened(path):
 
 
 def _source(path):
-    with open(path, "rb", buffering=0) as file:
+    content = _from_shard(path)
+    with _raw(path, content) as file:
         head = file.read(12)
     if not head:
         raise AudioError(path, "is empty (0 bytes)")
     if head[4:8] == b"ftyp":
         try:
-            return _FFmpeg(path, "mp4")
+            return _FFmpeg(path, content, "mp4")
         except av.error.InvalidDataError as error:
             raise AudioError(path, "MP4 without a readable index (moov), probably cut short") from error
     if head[:4] == b"OggS":
-        return _FFmpeg(path, "ogg")
+        return _FFmpeg(path, content, "ogg")
     try:
-        source = _Libsndfile(path)
+        source = _Libsndfile(path, content)
     except soundfile.LibsndfileError as error:
         try:
-            return _FFmpeg(path)
+            return _FFmpeg(path, content)
         except (av.FFmpegError, AudioError):
             reason = f"neither libsndfile ({error.error_string}) nor FFmpeg can read it; it begins {head!r}"
             raise AudioError(path, reason) from error
-    if source.frames is None or (source.container == "MP3" and not _mp3_states_length(path)):
+    if source.frames is None or (source.container == "MP3" and not _mp3_states_length(path, content)):
         source.close()
-        return _FFmpeg(path)
+        return _FFmpeg(path, content)
     return source
 
 
-def _mp3_states_length(path):
+def _raw(path, content):
+    """The recording's bytes as a file."""
+    return open(path, "rb", buffering=0) if content is None else io.BytesIO(content)
+
+
+def _mp3_states_length(path, content):
     """Whether an MP3's first frame holds its length.
 
     Where it does not, libsndfile guesses from one frame's bit rate and drops what is beyond: in one case 43 %
     of a file of variable rate.
     """
-    with open(path, "rb", buffering=0) as file:
+    with _raw(path, content) as file:
         head = file.read(10)
         if head[:3] == b"ID3":  # its size: four bytes of seven bits
             size = functools.reduce(lambda high, low: high << 7 | low, head[6:10])
@@ -269,11 +318,11 @@ def _mp3_states_length(path):
 
 
 class _Libsndfile:
-    """A recording that libsndfile reads."""
+    """A recording that libsndfile reads: of the file, or of its content where that is given."""
 
-    def __init__(self, path):
+    def __init__(self, path, content=None):
         self._path = path
-        self._file = file = soundfile.SoundFile(path)
+        self._file = file = soundfile.SoundFile(path if content is None else io.BytesIO(content))
         self.container = file.format
         self.rate = file.samplerate
         # FLAC written to a pipe states no length, which libsndfile reports as the largest number there is.
@@ -302,17 +351,21 @@ class _Libsndfile:
 
 
 class _FFmpeg:
-    """A recording that FFmpeg reads.
+    """A recording that FFmpeg reads: of the file, or of its content where that is given.
 
     Length and positions are those of MP4's edit list (Ogg: of its pages), which leave out the encoder's delay at
     the start (FFmpeg skips it) and its padding at the end (FFmpeg hands it out, and it is cut here).
     """
 
-    def __init__(self, path, container_format=None):
+    def __init__(self, path, content=None, container_format=None):
         self._path = path
-        # "file:" stops FFmpeg taking a colon in the name for a protocol. A named format saves the probing.
+        file = "file:" + path  # which stops FFmpeg taking a colon in the name for a protocol
+        if content is not None:
+            file = io.BytesIO(content)
+            file.name = path  # its suffix breaks a tie between formats, as a file's does
+        # A named format saves the probing.
         self._container = av.open(
-            "file:" + path,
+            file,
             format=container_format,
             options={"format_whitelist": _FFMPEG_FORMATS},
             metadata_errors="ignore",

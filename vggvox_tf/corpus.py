@@ -20,6 +20,10 @@ import numpy as np
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac")
 MANIFEST_COLUMNS = ("path", "speaker", "session", "seconds", "gender")
+# The path of a recording in a shard, as tools/make_shards.py writes it: 00000.tfrecord:000000000012+4711:a/b.m4a
+SHARDED = re.compile(
+    r"(?P<shard>.+?\.tfrecord):(?P<offset>[0-9]{1,18})\+(?P<length>[0-9]{1,18}):(?P<original>.+)", re.DOTALL
+)
 
 LAYOUTS = """Expected one of
   wav/, dev/wav/ or test/wav/ with <speaker>/<session>/<file>.wav   (VoxCeleb1)
@@ -261,10 +265,12 @@ def path_fault(path: str) -> str | None:
     """What is wrong with a relative path from a manifest or a trial list; None if nothing is."""
     if not path:
         return "expected a path, found an empty column"
-    if path[0] == "/":
-        return f"expected a path relative to the root, found the absolute {path!r}"
-    if ".." in path and ".." in path.split("/"):
-        return f"expected a path inside the root, without '..', found {path!r}"
+    sharded = SHARDED.fullmatch(path) if ".tfrecord:" in path else None
+    for part in sharded.group("shard", "original") if sharded else (path,):
+        if part[0] == "/":
+            return f"expected a path relative to the root, found the absolute {part!r}"
+        if ".." in part and ".." in part.split("/"):
+            return f"expected a path inside the root, without '..', found {part!r}"
     return None
 
 

@@ -13,6 +13,7 @@ import soundfile
 import tensorflow as tf
 
 from tools.benchmark.measuring import print_table, ratio, write_speech
+from tools.make_shards import plan
 from vggvox_tf import audio
 
 CROP = 48_240  # samples at 16 kHz: 300 frames = 300·160 + 240
@@ -72,6 +73,18 @@ def _wav_fromfile(path, position):
     return np.resize(samples.astype(np.float32) * np.float32(1 / 32768), CROP)
 
 
+def _in_a_shard(folder, paths):
+    """Packs the recordings into one shard; their names in it by their paths, as bytes."""
+    contents = [pathlib.Path(path).read_bytes() for path in paths]
+    sizes = np.array([len(content) for content in contents])
+    shard = os.path.join(folder, f"{len(os.listdir(folder))}.tfrecord")
+    with tf.io.TFRecordWriter(shard) as writer:
+        for content in contents:
+            writer.write(content)
+    places = zip(paths, plan(sizes, 2**62)[1], sizes, strict=True)
+    return {os.fsencode(path): f"{shard}:{offset}+{size}:{path}" for path, offset, size in places}
+
+
 def _in_python(decode):
     def decode_path(path, position):
         crop = tf.numpy_function(decode, [path, position], tf.float32, stateful=False)
@@ -95,9 +108,18 @@ def _in_graph(decode):
     return decode_path
 
 
-def _decoders(container):
-    """name → function of (path, position) in a tf.data graph; the project's own first."""
-    contestants = {"audio.load_crop": _in_python(lambda path, position: audio.load_crop(path, position, CROP))}
+def _decoders(container, sharded):
+    """name → function of (path, position) in a tf.data graph; the project's own first.
+
+    Args:
+      sharded: the names of the same recordings in a shard, by their paths.
+    """
+    contestants = {
+        "audio.load_crop": _in_python(lambda path, position: audio.load_crop(path, position, CROP)),
+        "audio.load_crop, from a shard": _in_python(
+            lambda path, position: audio.load_crop(sharded[path], position, CROP)
+        ),
+    }
     try:
         import tensorflow_io as tfio  # absent or unloadable beside most versions of TensorFlow
 
@@ -152,7 +174,8 @@ def decoders(options):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for container, seconds, paths in _recordings(options, folder):
-            datasets = {name: _pipeline(paths, decode) for name, decode in _decoders(container).items()}
+            contestants = _decoders(container, _in_a_shard(folder, paths))
+            datasets = {name: _pipeline(paths, decode) for name, decode in contestants.items()}
             measured = {name: [] for name in datasets}
             failures = {}
             for _, (name, dataset) in itertools.product(range(options.rounds), datasets.items()):
