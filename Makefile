@@ -5,6 +5,7 @@ PYTHONS := python3.11 python3.12 python3.10 python3
 PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
 	2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
+NEWEST := .venv-newest
 RUN := $(VENV)/bin/python -m
 RUNS := runs/quickstart
 
@@ -12,11 +13,12 @@ RUNS := runs/quickstart
 LOGDIR = $(shell find runs -name flags.cfg -printf '%T@ %h\n' 2>/dev/null | sort -rn | head -n 1 | cut -d ' ' -f 2-)
 HOST := localhost
 
-.PHONY: help quickstart test browser-test lint tensorboard clean
+.PHONY: help quickstart test test-newest browser-test lint tensorboard clean
 
 help:
 	@echo "make quickstart   train and test an encoder on a demo corpus, in about five minutes"
 	@echo "make test         run the tests"
+	@echo "make test-newest  run them with the newest TensorFlow and Keras, in .venv-newest"
 	@echo "make browser-test test what TensorBoard shows in a browser; needs Debian's chromium and chromium-driver"
 	@echo "make lint         run the linter"
 	@echo "make tensorboard  look at the latest run (LOGDIR=runs: at all; HOST=0.0.0.0: from other machines)"
@@ -49,6 +51,14 @@ quickstart: $(VENV)/runtime
 test: $(VENV)/development
 	$(RUN) pytest -q --durations=10
 
+$(NEWEST)/installed: requirements-newest.txt
+	test -x $(NEWEST)/bin/pip || $(or $(PYTHON),$(error No suitable Python found (tried: $(PYTHONS)))) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -r requirements-newest.txt
+	@touch $@
+
+test-newest: $(NEWEST)/installed
+	$(NEWEST)/bin/python -m pytest -q
+
 browser-test: $(VENV)/development
 	$(RUN) pytest -q -m browser tests/test_browser.py
 
@@ -61,4 +71,4 @@ tensorboard: $(VENV)/runtime
 	$(RUN) tensorboard.main --logdir=$(LOGDIR) --host=$(HOST)
 
 clean:
-	rm -rf $(VENV) data/demo $(RUNS)
+	rm -rf $(VENV) $(NEWEST) data/demo $(RUNS)

@@ -1,7 +1,20 @@
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 
 from vggvox_tf.embeddings import Embeddings, EmbeddingsError
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def test_round_trip(tmp_path):
@@ -25,6 +38,16 @@ def test_files_that_are_no_embeddings(tmp_path):
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:500])
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for name in ("other.npz", "short.npz", "pickle.npz", "text.npz", "cut.npz", "gone.npz", "array.npy"):
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+    np.savez(tmp_path / "run.npz", **good, vectors=np.array([Runs(tmp_path / "ran")]))
+    np.savez_compressed(tmp_path / "bomb.npz", **good, vectors=np.zeros((1, 3)))
+    array = (tmp_path / "array.npy").read_bytes()
+    with zipfile.ZipFile(tmp_path / "endless.npz", "w") as archive:
+        archive.writestr("vectors.npy", array.replace(b"(3,), }" + b" " * 16, b"(10000000000000000,), }"))
+    with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
+        archive.writestr("vectors.npy", array.replace(b"}", b" "))
+    names = ("other.npz", "short.npz", "pickle.npz", "text.npz", "cut.npz", "gone.npz", "array.npy", "pickle.npy")
+    for name in (*names, "run.npz", "bomb.npz", "endless.npz", "header.npz"):
         with pytest.raises(EmbeddingsError, match=f"{name}: expected embeddings"):
             Embeddings.load(tmp_path / name)
+    assert not (tmp_path / "ran").exists()

@@ -147,6 +147,13 @@ def test_a_file_that_is_no_gallery(people, tmp_path):
         Gallery.load(tmp_path / "gone.npz", "e1")
 
 
+def test_a_gallery_that_would_fill_the_memory_is_refused_unread(tmp_path):
+    """100 kB that would be 100 MB."""
+    np.savez_compressed(tmp_path / "people.npz", vectors=np.zeros(10**8, np.uint8))
+    with pytest.raises(GalleryError, match=r"people.npz: expected a gallery .*its arrays are compressed"):
+        Gallery.load(tmp_path / "people.npz", "e1")
+
+
 @pytest.mark.parametrize(
     "name, files, vectors, complaint",
     [

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -9,6 +11,8 @@ import soundfile
 
 from vggvox_tf import audio, encoders
 from vggvox_tf.calibration import Calibration, CalibrationError
+from vggvox_tf.encoders.pooling import POOLINGS
+from vggvox_tf.frontend import NORMALISATIONS
 from vggvox_tf.speaker_encoder import EncoderError, SpeakerEncoder
 
 PATHS = ["s3/a/2.wav", "s0/b/0.wav", "s0/a/0.wav", "s1/a/2.wav", "s5/b/2.wav"]
@@ -133,6 +137,124 @@ def test_a_file_that_is_no_encoder(tmp_path):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
     with pytest.raises(EncoderError, match="other"):
         SpeakerEncoder.load(Path(tmp_path / "other.keras"))
+
+
+def function(module, name):
+    """How a `.keras` file names a function."""
+    return {"module": module, "class_name": "function", "config": name, "registered_name": name}
+
+
+def tampered(source, path, change):
+    """Writes a copy of an encoder's file in whose configuration the front end's entry is updated by `change`."""
+    with zipfile.ZipFile(source) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][1].update(change)
+    members["config.json"] = json.dumps(config)
+    write(path, members)
+
+
+def write(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+LAMBDA = {"class_name": "__lambda__", "config": {"value": ["4wAAAAA=", None, None]}}
+ATTACKS = {
+    "None.__lambda__": {"module": "keras.layers", "class_name": "Lambda", "config": {"function": LAMBDA}},
+    # CVE-2025-1550: a function of any module in a layer's place, called with what its node gives.
+    "os.*system": function("os", "system") | {"inbound_nodes": [{"args": ["touch ran"], "kwargs": {}}]},
+    "subprocess.*Popen": {"module": "subprocess", "class_name": "Popen", "config": {"args": ["touch", "ran"]},
+                          "registered_name": None},
+    "builtins": function("builtins", "exec") | {"inbound_nodes": [{"args": ["open('ran', 'w')"], "kwargs": {}}]},
+    # CVE-2025-8747: functions of Keras that write files.
+    "keras.utils": function("keras.utils", "get_file")
+    | {"inbound_nodes": [{"args": ["ran", "file:///etc/hostname"], "kwargs": {"cache_dir": ".", "cache_subdir": ""}}]},
+    # CVE-2025-9906: one that switches the safe mode off for what comes after it.
+    "keras.config": function("keras.config", "enable_unsafe_deserialization") | {"inbound_nodes": [{"args": []}]},
+    "TFSMLayer": {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "."},
+                  "registered_name": None},
+    "TorchModuleWrapper": {"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {"module": ""},
+                           "registered_name": None},
+    "StringLookup": {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"},
+                     "registered_name": None},
+    "os.*unlisted": {"module": "os", "class_name": "unlisted", "registered_name": "vggvox_tf>unlisted"},
+    "os.path": {"module": "os.path", "class_name": "Spectrogram", "registered_name": None},
+    "None.Dense": {"module": None, "class_name": "Dense", "registered_name": None},  # the way before Keras 3
+    r"__lambda__ \(vggvox": {**LAMBDA, "registered_name": "vggvox_tf>Spectrogram"},
+    "Dense": {"module": "keras.layers", "class_name": "Dense", "registered_name": "vggvox_tf>Spectrogram"},
+    "shutil": {"build_config": {"input_shape": function("shutil", "rmtree")}},
+    "webbrowser": {"config": {"rows": 257, "activation": function("webbrowser", "open")}},
+    "pickle": {"config": {"kernel_initializer": [{"deep": [function("pickle", "loads")]}]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ATTACKS)
+def test_a_file_that_names_other_code_is_refused_before_keras_sees_it(encoder_file, tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    tampered(encoder_file, "encoder.keras", ATTACKS[named])
+    monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("it came to Keras"))
+    with pytest.raises(
+        EncoderError, match=rf"encoder.keras: expected an encoder .*{named}.*, which no encoder of vggvox"
+    ):
+        SpeakerEncoder.load("encoder.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.keras"]
+
+
+def test_a_lambda_of_keras_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layer = keras.layers.Lambda(lambda x: [Path("ran").touch(), x][1], name="spectrogram")
+    keras.Sequential([keras.Input((2,)), layer]).save("encoder.keras")
+    Path("ran").unlink()  # Keras has called it to learn its shape
+    with pytest.raises(EncoderError, match=r"__lambda__.*, which no encoder"):
+        SpeakerEncoder.load("encoder.keras")
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "added, complaint",
+    [
+        ({"../ran": b""}, "member '../ran'"),
+        ({"/tmp/ran": b""}, "member '/tmp/ran'"),
+        ({"assets/ran.txt": b""}, "member 'assets/ran.txt'"),
+        ({"config.json": b"[" * 100_000}, "recursion"),
+        ({"config.json": b" " * (2**24 + 1)}, "config.json of 16,777,217 bytes"),
+        ({"config.json": b"[]"}, ""),
+        ({"config.json": b'{"class_name": "Functional", "module": ["keras"], "config": {}}'}, "unhashable"),
+    ],
+)
+def test_a_zip_with_other_members_is_refused(encoder_file, tmp_path, added, complaint):
+    with zipfile.ZipFile(encoder_file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    write(tmp_path / "encoder.keras", members | added)
+    with pytest.raises(EncoderError, match=f"encoder.keras: expected an encoder .*{complaint}"):
+        SpeakerEncoder.load(tmp_path / "encoder.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder.keras"]
+
+
+def test_a_zip_bomb_is_refused_unread(tmp_path):
+    """100 kB that would be 100 MB."""
+    write(tmp_path / "encoder.keras", {"config.json": b" " * 10**8}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(EncoderError, match=r"member 'config.json' that is compressed"):
+        SpeakerEncoder.load(tmp_path / "encoder.keras")
+
+
+def test_a_zip_of_another_suffix_is_refused(encoder_file, tmp_path):
+    """Keras would read it as HDF5, where its safe mode did not hold (CVE-2025-9905)."""
+    path = tmp_path / "encoder.h5"
+    path.write_bytes(encoder_file.read_bytes())
+    with pytest.raises(EncoderError, match=r"encoder.h5: expected an encoder .*another kind of file"):
+        SpeakerEncoder.load(path)
+
+
+@pytest.mark.parametrize(
+    "choice", [*({"pooling": pooling} for pooling in POOLINGS), *({"normalisation": way} for way in NORMALISATIONS)]
+)
+def test_encoders_of_every_pooling_and_normalisation_load(tmp_path, choice):
+    encoder = encoders.with_projection(encoders.build_encoder("vggm", 0.03, 257, **choice), 8)
+    encoder.save(tmp_path / "encoder.keras")
+    assert SpeakerEncoder.load(tmp_path / "encoder.keras").fingerprint == SpeakerEncoder(encoder).fingerprint
 
 
 def test_an_encoder_of_every_kind_of_layer_loads_where_nothing_else_is_imported(tmp_path):

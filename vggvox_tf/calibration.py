@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,7 +124,7 @@ class Calibration:
                 content = json.load(file)
         except OSError as error:
             raise CalibrationError(f"Expected a calibration file at {path}: {error.strerror}.") from error
-        except ValueError as error:  # no JSON, or no UTF-8
+        except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested a thousand deep
             raise CalibrationError(f"Expected {path} to be a calibration in JSON: {error}.") from error
         found = content.pop("format", None) if isinstance(content, dict) else None
         if found != FORMAT:
@@ -134,7 +135,7 @@ class Calibration:
             raise CalibrationError(f"Expected {path} to have other fields. Missing: {missing}; unknown: {unknown}.")
         for name, kind in types.items():
             value = content[name]
-            if kind is float and type(value) is int:
+            if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
                 value = content[name] = float(value)
             if type(value) is not kind or (kind is float and not math.isfinite(value)):
                 wanted = {float: "a finite number", int: "a whole number", str: "text"}[kind]

@@ -46,15 +46,14 @@ class Embeddings:
     def load(cls, path, fingerprint=None):
         """Reads what `save` wrote; EmbeddingsError if it is something else, or another encoder's than asked for."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = load_arrays(path)
             if str(arrays["format"]) != FORMAT:
                 raise ValueError(f"its format is {str(arrays['format'])!r}")
             embeddings = cls(arrays["paths"], arrays["speakers"], arrays["vectors"], str(arrays["encoder"]))
             count = len(embeddings.paths)
             if embeddings.vectors.ndim != 2 or {len(embeddings.vectors), len(embeddings.speakers)} != {count}:
                 raise ValueError("its arrays are of different lengths")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # what NumPy raises for a file that is none differs by what is wrong with it
             raise EmbeddingsError(
                 f"{path}: expected embeddings (.npz) from python -m vggvox_tf.embed; {_reason(error)}"
             ) from error
@@ -81,6 +80,15 @@ def save_arrays(path, **arrays):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_arrays(path):
+    """The arrays that `save_arrays` wrote; raises all kinds of errors where the file is something else."""
+    with np.load(path, allow_pickle=False) as file:
+        # What is compressed may be larger than the memory, however small the file.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in file.zip.infolist()):
+            raise ValueError("its arrays are compressed")
+        return {name: file[name] for name in file.files}
 
 
 def _reason(error):

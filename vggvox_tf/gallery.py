@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-from vggvox_tf.embeddings import save_arrays
+from vggvox_tf.embeddings import load_arrays, save_arrays
 from vggvox_tf.scoring import BLOCK, unit_length
 
 FORMAT = "vggvox_tf gallery 1"
@@ -54,8 +54,7 @@ class Gallery:
           GalleryError: there is no such file, it is something else, or another encoder made it.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("format", "encoder", "names", "files", "vectors")}
+            arrays = load_arrays(path)
             if str(arrays["format"]) != FORMAT:
                 raise ValueError(f"its format is {str(arrays['format'])!r}")
             gallery = cls(str(arrays["encoder"]))

