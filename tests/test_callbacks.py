@@ -24,6 +24,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.util import tensor_util
 
 from vggvox_tf import callbacks, clusters, metrics, projector, sampling, summaries
+from vggvox_tf.audio import AudioError
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.run import Run
 from vggvox_tf.training_model import TrainingModel
@@ -63,11 +64,42 @@ def test_trial_evaluation_by_hand(trials, monkeypatch):
 @pytest.mark.parametrize("steps_done, evaluated", [(0, True), (25, False)])
 def test_only_a_new_run_is_evaluated_before_training(trials, monkeypatch, steps_done, evaluated):
     vectors = np.eye(4, dtype=np.float32)
-    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=lambda *_: vectors))
+    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=lambda *_, **__: vectors))
     evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0)
     evaluation.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=steps_done)))
     evaluation.on_train_begin()
     assert (evaluation.embeddings is not None) == evaluated == ("val_eer" in evaluation.logs)
+
+
+def test_trials_of_a_recording_that_vanishes_are_left_out(trials, monkeypatch):
+    """Recording 3 is there at the first evaluation only; it keeps its place, and every trial of it is dropped."""
+    first, second = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)[::-1]
+    rounds = iter([(first, {}), (second.copy(), {3: AudioError("c.wav", "No such file")})])
+
+    def embed_files(paths, root, errors):
+        vectors, found = next(rounds)
+        errors.update(found)
+        return vectors
+
+    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=embed_files))
+    evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0)
+    evaluation.on_epoch_end(0, {"loss": 1.0})
+    evaluation.on_epoch_end(1, {"loss": 1.0})
+    left = (trials.enrol != 3) & (trials.test != 3)
+    assert 0 < left.sum() < len(trials)
+    np.testing.assert_array_equal(evaluation.trials.labels, trials.labels[left])
+    assert len(evaluation.cosines) == left.sum()
+    np.testing.assert_array_equal(evaluation.embeddings, [second[0], second[1], second[2], first[3]])
+
+
+def test_a_recording_that_is_bad_from_the_start_ends_the_run(trials, monkeypatch):
+    def embed_files(paths, root, errors):
+        errors[3] = AudioError("c.wav", "No such file")
+        return np.zeros((4, 2), np.float32)
+
+    monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=embed_files))
+    with pytest.raises(AudioError, match=r"c\.wav"):
+        callbacks.TrialEvaluation(None, trials, margin=1.0).on_epoch_end(0, {"loss": 1.0})
 
 
 def events_of(folder):
@@ -294,7 +326,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_recordings(tmp_path
 def test_checkpoints_keep_the_best(tmp_path):
     run = Run(tmp_path / "run", {})
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="classifier")])
-    encoder = SimpleNamespace(save=lambda path: path.write_text("encoder"))
+    inputs = keras.Input((2,))
+    encoder = keras.Model(inputs, keras.layers.Dense(1)(inputs))
     checkpoints = callbacks.Checkpoints(run, model, encoder, ["a", "b", "c"])
     checkpoints.set_model(SimpleNamespace(save_weights=lambda path: path.write_text("state")))
     checkpoints.on_epoch_end(3, {"loss": 1.0, "val_eer": 0.2})

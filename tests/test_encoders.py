@@ -4,6 +4,7 @@ import pytest
 
 from vggvox_tf import encoders
 from vggvox_tf.encoders import vggm
+from vggvox_tf.encoders.pooling import StatisticsPooling
 
 
 def output_sizes(model, names):
@@ -225,3 +226,23 @@ def test_projection_and_cosine_classifier():
     model = keras.Model(encoder.input, encoders.classifier(7, cosine=True)(encoder.output))
     cosines = model(np.random.default_rng(0).normal(0, 0.1, (2, 16_000)).astype(np.float32)).numpy()
     assert cosines.shape == (2, 7) and np.abs(cosines).max() <= 1
+
+
+@pytest.mark.parametrize("trunk", ["vggm", "resnet34"])
+def test_precision_of_the_convolutions_alone_and_back(trunk):
+    """8 bits of mantissa in the convolutions change a vector by about 2⁻⁸; the copy of that in float32 is as it was."""
+    keras.utils.set_random_seed(0)
+    encoder = encoders.build_encoder(trunk, 0.05, 257, compression="log", pooling="statistics")
+    mixed = encoders.with_precision(encoder, "mixed_bfloat16")
+    kinds = {layer.name: layer.compute_dtype for layer in mixed.layers}
+    assert kinds["conv1"] == kinds["conv1_norm"] == "bfloat16"
+    assert kinds["spectrogram"] == kinds[mixed.layers[-1].name] == "float32"
+    assert {layer.compute_dtype for layer in mixed.layers if isinstance(layer, StatisticsPooling)} == {"float32"}
+    assert {weight.dtype for weight in mixed.weights} == {"float32"}
+    waveforms = np.random.default_rng(0).standard_normal((2, 16_000)).astype(np.float32)
+    expected, rounded = encoder(waveforms).numpy(), mixed(waveforms).numpy()
+    assert rounded.dtype == np.float32
+    assert 1e-5 < np.linalg.norm(rounded - expected) / np.linalg.norm(expected) < 0.05
+    again = encoders.with_precision(mixed, "float32")
+    np.testing.assert_array_equal(again(waveforms), expected)
+    assert all(layer.compute_dtype == "float32" for layer in again.layers)

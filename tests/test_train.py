@@ -17,7 +17,7 @@ from absl.testing import flagsaver
 from conftest import voice
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from vggvox_tf import cli, train
+from vggvox_tf import cli, encoders, train
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -70,6 +70,8 @@ def softmax_run(tiny_corpus, tmp_path_factory):
         "--steps_per_epoch=25",
         "--listen=2",
         "--sprites",
+        "--profile_steps=5,9",
+        "--decode_threads=1",
     ]
     output = run("train", *flags)
     return folder, output
@@ -99,6 +101,7 @@ def test_softmax_stage_leaves_everything_behind(softmax_run):
     config = (folder / "validation" / "projector_config.pbtxt").read_text()
     assert "sprite.png" in config and config.count("tensor_path") == 6  # before training, four epochs, the speakers
     assert len((folder / "validation" / "epoch-0004.tsv").read_text().splitlines()) == 36
+    assert list((folder / "plugins" / "profile").glob("*/*.xplane.pb"))
     assert "6 training speakers, 36 utterances" in output
     assert "All 6 speakers of the trial list were trained on" in output  # an EER of known speakers says so
     encoder = SpeakerEncoder.load(folder / "encoder.keras").model
@@ -161,6 +164,15 @@ def test_two_losses_at_once_then_a_third_stage(tiny_corpus, tmp_path):
     assert SpeakerEncoder.load(tmp_path / "third" / "encoder.keras").dimension == 24
 
 
+@pytest.mark.parametrize("flag, tolerance", [("--jit_compile", 1e-3), ("--mixed_precision", 2e-2)])
+def test_xla_and_mixed_precision_train_the_same_but_for_rounding(tiny_corpus, tmp_path, flag, tolerance):
+    flags = [*SMALL, f"--corpus={tiny_corpus}", "--epochs=1", "--steps_per_epoch=3"]
+    run("train", *flags, flag, f"--run={tmp_path}/other")
+    run("train", *flags, f"--run={tmp_path}/plain")
+    other, plain = (history(tmp_path / name)[0]["loss"] for name in ("other", "plain"))
+    assert other != plain and float(other) == pytest.approx(float(plain), rel=tolerance)
+
+
 def test_a_time_budget_becomes_a_number_of_steps(tiny_corpus, tmp_path):
     folder = tmp_path / "run"
     flags = [*SMALL, *data(tiny_corpus), "--epochs=2", "--time_budget=0.5", f"--run={folder}"]
@@ -171,8 +183,16 @@ def test_a_time_budget_becomes_a_number_of_steps(tiny_corpus, tmp_path):
     assert "is complete: nothing to do" in run("train", *flags)
 
 
-@pytest.mark.parametrize("stage", ["softmax", "contrastive", "offline"])
-def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_corpus, tmp_path, stage):
+@pytest.mark.parametrize(
+    "stage, sent",
+    [
+        ("softmax", signal.SIGKILL),
+        ("contrastive", signal.SIGKILL),
+        ("offline", signal.SIGKILL),
+        ("offline", signal.SIGTERM),
+    ],
+)
+def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_corpus, tmp_path, stage, sent):
     flags = [*SMALL, *data(tiny_corpus), "--epochs=3", "--steps_per_epoch=40"]
     if stage == "offline":  # with all that depends on the step: mined pairs, augmentation, averaged weights
         flags = [
@@ -193,11 +213,13 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_
             assert process.poll() is None
             time.sleep(0.02)
         time.sleep(0.3)  # into the second epoch
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(sent)
     assert len(history(killed)) < 3
+    assert process.returncode == (-signal.SIGKILL if sent == signal.SIGKILL else cli.CONTINUE)
 
     output = run("train", *flags, f"--run={killed}")
-    assert re.search(r"Continuing .*killed after epoch [12]", output)
+    steps = r" and \d+ steps\." if sent == signal.SIGTERM else r"\."  # the step that the signal came in is saved
+    assert re.search(r"Continuing .*killed after epoch [12]" + steps, output)
     assert [row["epoch"] for row in history(killed)] == ["0", "1", "2"]
     written = event_files(killed / "validation")
     assert {step for step, tag in written if tag == "epoch_eer"} == {-1, 0, 1, 2}
@@ -209,6 +231,27 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_
         # The flags that a run has kept are enough to call it again.
         assert "is complete: nothing to do" in run("train", f"--flagfile={killed}/flags.cfg", f"--run={killed}")
         assert "--seed was 0, is 1" in run("train", *flags, f"--run={killed}", "--seed=1", code=1)
+
+
+def test_a_full_disk_is_named_and_leaves_the_last_checkpoint(tiny_corpus, tmp_path):
+    """With 550 kB free, a run's first files (380 kB) fit and the next checkpoint (190 kB) does not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=550k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    flags = [*SMALL, f"--corpus={tiny_corpus}", "--epochs=20", "--steps_per_epoch=5"]
+    try:
+        output = run("train", *flags, f"--run={disk}/run", code=1)
+        assert re.search(r"error: .*disk/run/.* could not be written: .*No space left on device", output)
+        assert "make room, and run the same command again" in output
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        assert "Continuing" in run("train", *flags, f"--run={disk}/run")
+        run("train", *flags, f"--run={tmp_path}/alone")
+        for a, b in zip(weights(tmp_path / "alone"), weights(disk / "run"), strict=True):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
@@ -260,6 +303,7 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
         (["--loss=softmax", "--speeds=1.1,0.9"], "--speeds: expected different numbers above 0 in ascending order"),
         (["--loss=triplet", "--batch_size=4", "--speeds=0.9,1,1.1"], "a batch has 2 rows or speakers to share"),
         (["--loss=softmax", "--babble_share=0.5", "--snr=5"], "--snr: expected LOWEST,HIGHEST in dB, found 5"),
+        (["--loss=softmax", "--profile_steps=5"], "--profile_steps: expected FIRST,LAST, found 5"),
         (["--loss=softmax", "--noise_share=0.5"], "--noise_share has no effect"),
         (["--loss=softmax", "--noise=nowhere"], "--noise=nowhere: expected a folder"),
         (["--loss=softmax", "--class_margin=0.1"], "--class_margin has no effect"),
@@ -289,6 +333,19 @@ def test_mistakes_are_one_line_and_help_names_every_flag(tiny_corpus, tmp_path):
     output = run("train", "--help", code=1)
     for name in ("--margin", "--init_from", "--compression", "--max_bad_share"):
         assert name in output
+
+
+def test_a_projection_is_brought_to_unit_length_for_a_metric_loss(tmp_path):
+    """An encoder of a classifier with --embedding_dim has an embedding layer without; directions stay."""
+    first = encoders.with_projection(encoders.build_encoder("vggm", 0.03, 257, compression="log"), 16)
+    first.save(tmp_path / "encoder.keras")
+    with flagsaver.flagsaver():
+        absl.flags.FLAGS(["train", "--loss=contrastive", f"--init_from={tmp_path}", "--corpus=c", "--run=r"])
+        train.check_flags()
+        encoder = train.build_encoder()
+    waveforms = np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32)
+    before = first(waveforms).numpy()
+    np.testing.assert_allclose(encoder(waveforms), before / np.linalg.norm(before, axis=1, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*_*.cfg")), ids=lambda path: path.stem)

@@ -40,7 +40,8 @@ def define_flags():
 
 
 SOFTMAX = ["--loss=softmax", "--learning_rate=1e-3"]
-STAGE_2 = ["--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e-5", "--freeze_batch_norm"]
+STAGE_2 = ["--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e-5", "--warmup_steps=20",
+           "--freeze_batch_norm"]  # fmt: skip
 
 
 def after_softmax(*flags):

@@ -1,5 +1,8 @@
 """Keras callbacks: evaluation on the trial list, what TensorBoard shows, throughput, bad recordings, checkpoints."""
 
+import dataclasses
+import signal
+import threading
 import time
 
 import keras
@@ -12,7 +15,9 @@ from tensorboard.plugins.hparams.summary import session_end_pb
 
 from vggvox_tf import clusters, losses, maps, metrics, projector, scoring, sprites, summaries
 from vggvox_tf.corpus import read_genders
+from vggvox_tf.encoders import with_precision
 from vggvox_tf.frontend import SAMPLE_RATE
+from vggvox_tf.run import Terminated
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 from vggvox_tf.trials import speaker_of
 
@@ -57,7 +62,11 @@ class TrialEvaluation(keras.callbacks.Callback):
 
     def _evaluate(self, when):
         start = time.monotonic()
-        self.embeddings = self.encoder.embed_files(self.trials.paths, self.trials.root)
+        errors = {}
+        embeddings = self.encoder.embed_files(self.trials.paths, self.trials.root, errors=errors)
+        if errors:
+            self._leave_out(embeddings, errors)
+        self.embeddings = embeddings
         self.cosines = scoring.score(self.trials, self.embeddings)
         labels = self.trials.labels
         summary = metrics.summary(self.cosines, labels)
@@ -82,6 +91,21 @@ class TrialEvaluation(keras.callbacks.Callback):
             self.logs["val_loss"],
             time.monotonic() - start,
             self.note,
+        )
+
+    def _leave_out(self, embeddings, errors):
+        """Drops the trials of recordings that could be read at the last evaluation and no longer can."""
+        if self.embeddings is None:  # nothing is lost yet
+            raise next(iter(errors.values()))
+        for row, error in errors.items():
+            embeddings[row] = self.embeddings[row]  # keeps its place in the projector
+            logging.warning("A recording of the trial list cannot be read any more: %s", error)
+        kept = ~(np.isin(self.trials.enrol, list(errors)) | np.isin(self.trials.test, list(errors)))
+        logging.warning(
+            "EERs from here on are without its trials: %d of %d.", np.count_nonzero(~kept), len(self.trials.labels)
+        )
+        self.trials = dataclasses.replace(
+            self.trials, **{name: getattr(self.trials, name)[kept] for name in ("labels", "enrol", "test")}
         )
 
 
@@ -227,7 +251,9 @@ class Throughput(keras.callbacks.Callback):
         if share > WAIT_WORTH_SAYING:
             logging.warning(
                 "Epoch %d: %.0f %% of the time was spent waiting for recordings: they are read and decoded more slowly "
-                "than they are trained on. Keep them as wav or flac on a local disk, or give more CPU cores.",
+                "than they are trained on. Give more --decode_threads where CPU cores are idle or the disk answers "
+                "late; else keep the recordings as wav or flac, on a local disk or in shards (tools/make_shards.py), "
+                "and name that --corpus.",
                 epoch + 1,
                 100 * share,
             )
@@ -293,6 +319,8 @@ class EventFiles(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.write(logs, epoch)
+        for writer in self.writers.values():
+            writer.flush()  # before the checkpoint after which the epoch is not trained again
 
     def on_train_end(self, logs=None):
         for writer in self.writers.values():
@@ -436,6 +464,31 @@ class FiniteLoss(keras.callbacks.Callback):
         self.step += 1
 
 
+class Profile(keras.callbacks.Callback):
+    """Writes a profile of steps `first` to `last` of the run into its folder, for TensorBoard's profile plugin.
+
+    Args:
+      done: steps of the run before this start.
+    """
+
+    def __init__(self, folder, done, first, last):
+        super().__init__()
+        self.folder = folder
+        self.step = done
+        self.first = max(first, done)
+        self.last = last
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.step == self.first <= self.last:
+            tf.profiler.experimental.start(str(self.folder))
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.step == self.last:
+            tf.profiler.experimental.stop()
+            logging.info("Profiled steps %d to %d: tensorboard --logdir=%s", self.first, self.last, self.folder)
+        self.step += 1
+
+
 class MarginWarmUp(keras.callbacks.Callback):
     """Raises the margin of a classification loss linearly from 0 over the first `steps` steps of the run.
 
@@ -515,7 +568,11 @@ class StepTimer(keras.callbacks.Callback):
 class Checkpoints(keras.callbacks.Callback):
     """Saves the state of training, the encoder, and the encoder of the best EER so far, at the end of each epoch.
 
-    Comes last, so that whatever the others write of an epoch is there once its checkpoint is.
+    Comes last, so that whatever the others write of an epoch is there once its checkpoint is. Within an epoch, the
+    state of training alone is saved every EVERY seconds.
+
+    After a SIGTERM, which schedulers send before they end a job, it saves once more after the step, or the end of an
+    epoch, that is going on, and raises Terminated.
 
     Args:
       run: the run.Run to save into.
@@ -525,6 +582,9 @@ class Checkpoints(keras.callbacks.Callback):
       best_eer: the lowest EER of the epochs before this start.
     """
 
+    EVERY = 600.0
+    terminated = threading.Event()  # of the process
+
     def __init__(self, run, model, encoder, class_names=None, best_eer=float("inf")):
         super().__init__()
         self.run = run
@@ -533,14 +593,41 @@ class Checkpoints(keras.callbacks.Callback):
         self.class_names = class_names
         self.best_eer = best_eer
 
+    def on_train_begin(self, logs=None):
+        signal.signal(signal.SIGTERM, lambda *_: self.terminated.set())
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.params["steps"]:
+            return  # the epoch is not over before the other callbacks have seen its end
+        if self.terminated.is_set() or time.monotonic() > self.saved + self.EVERY:
+            self._save_within_epoch()
+
     def on_epoch_end(self, epoch, logs=None):
-        self.run.save(self.encoder.save, "encoder.keras")
+        # Whatever it is trained in: float32 is right on every machine.
+        encoder = with_precision(self.encoder, "float32")
+        self.run.save(encoder.save, "encoder.keras")
         if logs.get("val_eer", float("inf")) < self.best_eer:
             self.best_eer = logs["val_eer"]
-            self.run.save(self.encoder.save, "encoder_best.keras")
+            self.run.save(encoder.save, "encoder_best.keras")
         if self.classifier:
             self.run.save(self._save_classifier, "classifier.npz")
+        self._save_state()
+
+    def _save_within_epoch(self):
+        average = self.model.weight_average
+        if average:  # a checkpoint has them exchanged; see AveragedWeights
+            average.swap()
+        self._save_state()
+        if average:
+            average.swap()
+
+    def _save_state(self):
         self.run.save(self.model.save_weights, "checkpoint.weights.h5")
+        self.saved = time.monotonic()
+        if self.terminated.is_set():
+            step = int(self.model.optimizer.iterations)
+            raise Terminated(f"terminated after step {step}, which is saved: the same command goes on from there")
 
     def _save_classifier(self, path):
         weights = {f"weight_{number}": value for number, value in enumerate(self.classifier.get_weights())}

@@ -1,5 +1,6 @@
 """What the entry points have in common: parsing flags, and telling a person's mistakes from the program's."""
 
+import errno
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from vggvox_tf.embeddings import EmbeddingsError
 from vggvox_tf.gallery import GalleryError
 from vggvox_tf.metrics import MetricsError
 from vggvox_tf.pipeline import TooManyBadFilesError
-from vggvox_tf.run import RunError
+from vggvox_tf.run import RunError, Terminated
 from vggvox_tf.sampling import SamplingError
 from vggvox_tf.scoring import ScoringError
 from vggvox_tf.speaker_encoder import EncoderError
@@ -27,9 +28,14 @@ EXPLAINED = (
     GalleryError, MetricsError, RunError, SamplingError, ScoringError, TooManyBadFilesError, TrialError, flags.Error,
 )  # fmt: skip
 
+# Of sysexits.h's codes the one that says "temporary failure: try again", for schedulers that start a job again by it.
+CONTINUE = 75
+
 
 def start(main, arguments=False):
     """Runs main(argv) under absl; errors that explain themselves end the program with one line and exit code 1.
+
+    A training run that was told to end by SIGTERM ends with CONTINUE once it has saved its state.
 
     Args:
       arguments: whether main takes arguments beside the flags; otherwise they are refused.
@@ -42,13 +48,21 @@ def start(main, arguments=False):
             return main(argv)
         except EXPLAINED as error:
             print(f"error: {error}", file=sys.stderr)
+        except Terminated as error:
+            print(error, file=sys.stderr)
+            _leave(CONTINUE)
         except BrokenPipeError:  # of `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             _leave(130)  # what a shell expects after Ctrl-C
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            full = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT) if os.strerror(code) in str(error)]
+            if full:  # whichever library wrote
+                print(f"error: {error}", file=sys.stderr)
+                print(f"{full[0]}: make room, and run the same command again; what was saved is whole", file=sys.stderr)
+            else:
+                traceback.print_exc()
         _leave(1)
 
     # Otherwise flags after the first argument would count as arguments.

@@ -77,7 +77,7 @@ class Recordings:
                 raise self.failure
 
 
-def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
+def dataset(recordings, sampler, seed, first_step, last_step, voices=None, threads=None):
     """Batches of steps first_step … last_step − 1: float32 waveforms (N, samples), int32 class ids (N,).
 
     The order and the crops depend on the seed and the step only, also with parallel decoding.
@@ -85,6 +85,7 @@ def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
     Args:
       voices: int (N,), which of its V voices a speaker has in each row of a batch, where recordings played faster or
         slower count as other speakers; the class is then V · speaker + voice. None: the class is the speaker.
+      threads: that decode; None: as many as there are cores.
     """
     voices = np.zeros(sampler.batch_size, np.int32) if voices is None else np.asarray(voices, np.int32)
     classes = recordings.corpus.speakers * (voices.max() + 1)
@@ -107,7 +108,7 @@ def dataset(recordings, sampler, seed, first_step, last_step, voices=None):
     options = tf.data.Options()
     # Decoding has threads of its own, so that it neither waits for the model's operations nor takes theirs. One more is
     # for a plan that waits for mined pairs: with its map not made parallel, no more than one plan waits at a time.
-    options.threading.private_threadpool_size = os.cpu_count() + 1
+    options.threading.private_threadpool_size = (threads or os.cpu_count()) + 1
     options.experimental_optimization.map_parallelization = False
     return (
         tf.data.Dataset.range(first_step, last_step)

@@ -7,7 +7,7 @@ log.txt                what the run said, bad recordings among it
 history.csv            one row an epoch
 events.out.tfevents.*  what TensorBoard's HParams table shows of the run
 train/, validation/    TensorBoard event files; the projector's files lie in validation/
-checkpoint.weights.h5  the state of training after the last epoch: weights, optimizer, step
+checkpoint.weights.h5  the state of training after the last epoch, or some minutes ago: weights, optimizer, step
 classifier.npz         the classifier's weights and the names of its classes, for a third stage
 mined_pairs.npz        the negative pairs mined last
 encoder.keras          the encoder after the last epoch; encoder_best.keras after the one of the lowest EER
@@ -30,6 +30,10 @@ PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy", "scipy", "soundfile",
 
 class RunError(ValueError):
     """A run folder that cannot be used as asked."""
+
+
+class Terminated(Exception):
+    """Training was told to end, and has saved its state: it can go on."""
 
 
 class Run:
@@ -76,10 +80,15 @@ class Run:
     def save(self, write, name):
         """Writes a file by `write(path)` under a temporary name, then renames it: it is there whole or not at all."""
         temporary = self.folder / f".unfinished-{name}"
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / name)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.folder / name)
+        except OSError as error:
+            raise OSError(f"{self.folder / name} could not be written: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)  # on a full disk, it would be in the way
 
     def keep_log(self):
         """Appends what is logged from here on to log.txt as well."""
@@ -105,14 +114,14 @@ class Run:
         self._write_history([*self._read_history(), {"epoch": str(epoch), **logs}])
 
     def rewind_history(self, epochs):
-        """Drops history rows after the first `epochs` epochs (a killed run may have written more than it saved).
-
-        Returns the lowest EER among the rows kept, or infinity.
-        """
+        """Drops history rows after the first `epochs` epochs (a killed run may have written more than it saved)."""
         rows = [row for row in self._read_history() if row["epoch"].isdigit() and int(row["epoch"]) < epochs]
         if (self.folder / "history.csv").exists():
             self._write_history(rows)
-        return min((float(row["val_eer"]) for row in rows if row.get("val_eer")), default=float("inf"))
+
+    def lowest_eer(self):
+        """Of the epochs so far; infinity where there is none."""
+        return min((float(row["val_eer"]) for row in self._read_history() if row.get("val_eer")), default=float("inf"))
 
     def has_stopped_early(self, patience):
         """Whether the last `patience` epochs (0: never) all had a higher EER than the best before, or the same."""

@@ -162,6 +162,21 @@ flags.DEFINE_float(
     "weight_average", 0.0, "Momentum of the average of the weights that is tested and kept; 0: none.", 0, 1
 )
 
+flags.DEFINE_integer(
+    "decode_threads", None, "Threads that read and decode recordings; default: as many as there are CPU cores.", 1
+)
+flags.DEFINE_boolean(
+    "jit_compile", None, "Compile the training step by XLA. Faster on most GPUs, slower than oneDNN on a CPU."
+)
+flags.DEFINE_boolean(
+    "mixed_precision", None, "Convolutions in bfloat16, for NVIDIA GPUs since Ampere and CPUs with AVX512_BF16 or AMX."
+)
+flags.DEFINE_list(
+    "profile_steps",
+    [],
+    "First and last step of the run to profile, such as 100,120, for TensorBoard (its tensorboard-plugin-profile).",
+)
+
 flags.mark_flags_as_required(["run", "loss", "corpus"])
 
 ALWAYS = {
@@ -169,9 +184,12 @@ ALWAYS = {
     "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
     "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
     "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "frequency_mask", "time_mask",
+    "jit_compile", "mixed_precision",
 }  # fmt: skip
 # A run with others of these is the same run.
-NOT_KEPT = {"run", "time_budget", "projector_every", "sprites", "listen"}
+NOT_KEPT = {
+    "run", "time_budget", "projector_every", "sprites", "listen", "decode_threads", "profile_steps",
+}  # fmt: skip
 # Not among the columns of TensorBoard's table of runs: where things lie, what does not change the training, and lists
 # of numbers, which it has no columns for.
 NOT_COMPARED = NOT_KEPT | {
@@ -271,6 +289,8 @@ def check_flags():
         )
     if len(numbers("snr", -100)) != 2:
         raise flags.Error(f"--snr: expected LOWEST,HIGHEST in dB, found {','.join(FLAGS.snr)}.")
+    if FLAGS.profile_steps and len(numbers("profile_steps", -1)) != 2:
+        raise flags.Error(f"--profile_steps: expected FIRST,LAST, found {','.join(FLAGS.profile_steps)}.")
     if metric:
         if metric in MINING and FLAGS.mining not in MINING[metric]:
             raise flags.Error(f"--mining={FLAGS.mining} is not for {metric}: expected {', '.join(MINING[metric])}.")
@@ -302,7 +322,8 @@ def build_encoder():
             )  # fmt: skip
         except ValueError as error:
             raise flags.Error(str(error)) from None
-    has_embedding = any(layer.name == "embedding" for layer in encoder.layers)
+    names = {layer.name for layer in encoder.layers}
+    has_embedding = "embedding" in names
     if not has_embedding and metric_loss():
         encoder = encoders.with_embedding(encoder, FLAGS.embedding_dim or 512, FLAGS.unit_length)
     elif not has_embedding and FLAGS.embedding_dim:
@@ -312,6 +333,10 @@ def build_encoder():
             f"--embedding_dim={FLAGS.embedding_dim}, but the embeddings of {FLAGS.init_from} have "
             f"{encoder.output_shape[-1]} dimensions: leave it out."
         )
+    elif has_embedding and metric_loss() and FLAGS.unit_length and "unit_length" not in names:
+        encoder = encoders.with_unit_length(encoder)  # a classifier's projection has none
+    if FLAGS.mixed_precision:
+        encoder = encoders.with_precision(encoder, "mixed_bfloat16")
     if FLAGS.init_from:
         for layer in encoder.layers:
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
@@ -499,11 +524,13 @@ def build_training(corpus, steps_per_epoch):
     # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
     model.compile(
         build_optimizer(steps_per_epoch * FLAGS.epochs), build_losses(), loss_weights=weights, metrics=build_metrics(),
-        jit_compile=False,
+        jit_compile=bool(FLAGS.jit_compile),
     )  # fmt: skip
     return Training(
         model, encoder, class_names if classification_loss() else None, sampler, mined,
-        lambda recordings, first, last: pipeline.dataset(recordings, sampler, FLAGS.seed, first, last, voices),
+        lambda recordings, first, last: pipeline.dataset(
+            recordings, sampler, FLAGS.seed, first, last, voices, FLAGS.decode_threads
+        ),
     )  # fmt: skip
 
 
@@ -591,6 +618,71 @@ def plan_steps(corpus, trials, started):
     return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
 
 
+def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epochs):
+    """Trains from the step that the model is at to the end of epoch number `epochs`."""
+    model, encoder = training.model, training.encoder
+    step = int(model.optimizer.iterations)
+    done = step // steps_per_epoch
+    if done >= epochs:
+        return
+    best_eer = run.lowest_eer()
+    throughput = callbacks.Throughput(FLAGS.batch_size)
+    dataset = training.dataset(recordings, step, epochs * steps_per_epoch)
+    shown = {"train": few(corpus)}
+    evaluation, trial_callbacks, optional = None, [], []
+    if trials:
+        shown["validation"] = few(trials)
+        evaluation = callbacks.TrialEvaluation(
+            encoder, trials, FLAGS.margin or 1.0, trials.known_speakers_note(corpus.speaker_names)
+        )
+    events = callbacks.EventFiles(run.folder, evaluation)
+    if trials:
+        trial_callbacks = [
+            evaluation,
+            callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
+            callbacks.TrialPictures(evaluation, events, FLAGS.listen),
+        ]
+    if FLAGS.margin_warmup_epochs and classification_loss() in ("am", "aam"):
+        warmup = FLAGS.margin_warmup_epochs * steps_per_epoch
+        optional.append(callbacks.MarginWarmUp(model.loss[0], FLAGS.class_margin, warmup, step))
+    if FLAGS.weight_average:
+        optional.append(callbacks.AveragedWeights(model.weight_average))
+    if FLAGS.profile_steps:
+        optional.append(callbacks.Profile(run.folder, step, *map(int, numbers("profile_steps", -1))))
+    last = []
+    if training.mined:
+        share = FLAGS.hardest_share or 0.01
+        rounds = FLAGS.mine_every, FLAGS.epochs, done
+        last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
+    if FLAGS.early_stopping:
+        last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
+    compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
+    compared["encoder"] = encoder.name
+    with explaining(recordings):
+        model.fit(
+            throughput.timed(dataset),
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps_per_epoch if step % steps_per_epoch == 0 else -step % steps_per_epoch,
+            shuffle=False,  # the sampler has put them in order
+            # The bar redraws its line, which only a terminal shows as one.
+            verbose=1 if sys.stdout.isatty() else 2,
+            callbacks=[
+                throughput,
+                callbacks.FiniteLoss(run, corpus, training.sampler, step),
+                callbacks.BadRecordingReport(recordings),
+                *optional,
+                *trial_callbacks,
+                callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
+                callbacks.HParams(events, hparam_columns(), compared, best_eer),
+                events,
+                callbacks.History(run),
+                callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
+                *last,
+            ],
+        )
+
+
 def main(_):
     started = time.monotonic()
     check_flags()
@@ -610,8 +702,8 @@ def main(_):
     if run.checkpoint:
         model.optimizer.build(model.trainable_variables)
         model.load_weights(run.checkpoint)
-    done = int(model.optimizer.iterations) // steps_per_epoch
-    best_eer = run.rewind_history(done)
+    done, within = divmod(int(model.optimizer.iterations), steps_per_epoch)
+    run.rewind_history(done)
     device = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[-1].name
     known = training_speakers(f"{FLAGS.init_from}/encoder.keras") if FLAGS.init_from else None
     run.record_start(sorted({*corpus.speaker_names, *(known or ())}), device)
@@ -623,63 +715,13 @@ def main(_):
     if done >= FLAGS.epochs or run.has_stopped_early(FLAGS.early_stopping):
         logging.info("%s is complete: nothing to do.", run.folder)
         return
-    if done:
-        logging.info("Continuing %s after epoch %d.", run.folder, done)
-
+    if done or within:
+        logging.info("Continuing %s after epoch %d%s.", run.folder, done, f" and {within} steps" if within else "")
     recordings = recordings_of(corpus)
-    throughput = callbacks.Throughput(FLAGS.batch_size)
-    dataset = training.dataset(recordings, done * steps_per_epoch, FLAGS.epochs * steps_per_epoch)
-    shown = {"train": few(corpus)}
-    evaluation, trial_callbacks, optional = None, [], []
-    if trials:
-        shown["validation"] = few(trials)
-        evaluation = callbacks.TrialEvaluation(
-            encoder, trials, FLAGS.margin or 1.0, trials.known_speakers_note(corpus.speaker_names)
-        )
-    events = callbacks.EventFiles(run.folder, evaluation)
-    if trials:
-        trial_callbacks = [
-            evaluation,
-            callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
-            callbacks.TrialPictures(evaluation, events, FLAGS.listen),
-        ]
-    if FLAGS.margin_warmup_epochs and classification_loss() in ("am", "aam"):
-        warmup = FLAGS.margin_warmup_epochs * steps_per_epoch
-        optional.append(callbacks.MarginWarmUp(model.loss[0], FLAGS.class_margin, warmup, done * steps_per_epoch))
-    if FLAGS.weight_average:
-        optional.append(callbacks.AveragedWeights(model.weight_average))
-    last = []
-    if training.mined:
-        share = FLAGS.hardest_share or 0.01
-        rounds = FLAGS.mine_every, FLAGS.epochs, done
-        last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
-    if FLAGS.early_stopping:
-        last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
-    compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
-    compared["encoder"] = encoder.name
-    with explaining(recordings):
-        model.fit(
-            throughput.timed(dataset),
-            epochs=FLAGS.epochs,
-            initial_epoch=done,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,  # the sampler has put them in order
-            # The bar redraws its line, which only a terminal shows as one.
-            verbose=1 if sys.stdout.isatty() else 2,
-            callbacks=[
-                throughput,
-                callbacks.FiniteLoss(run, corpus, training.sampler, done * steps_per_epoch),
-                callbacks.BadRecordingReport(recordings),
-                *optional,
-                *trial_callbacks,
-                callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
-                callbacks.HParams(events, hparam_columns(), compared, best_eer),
-                events,
-                callbacks.History(run),
-                callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
-                *last,
-            ],
-        )
+    if within:  # Keras has epochs of one length in a fit
+        fit(training, run, values, corpus, trials, recordings, steps_per_epoch, done + 1)
+    if not run.has_stopped_early(FLAGS.early_stopping):
+        fit(training, run, values, corpus, trials, recordings, steps_per_epoch, FLAGS.epochs)
     if FLAGS.time_budget:
         logging.info("Took %.1f of %g minutes.", (time.monotonic() - started) / 60, FLAGS.time_budget)
 

@@ -81,6 +81,26 @@ def with_embedding(encoder, dimension=512, unit_length=True):
     """
     x = keras.layers.UnitNormalization(name="unit_length_trunk")(encoder.output)
     x = keras.layers.Dense(dimension, kernel_initializer="orthogonal", name="embedding")(x)
-    if unit_length:
-        x = keras.layers.UnitNormalization(name="unit_length")(x)
-    return keras.Model(encoder.input, x, name=encoder.name)
+    encoder = keras.Model(encoder.input, x, name=encoder.name)
+    return with_unit_length(encoder) if unit_length else encoder
+
+
+def with_unit_length(encoder):
+    """The encoder with its embeddings brought to unit length."""
+    vectors = keras.layers.UnitNormalization(name="unit_length")(encoder.output)
+    return keras.Model(encoder.input, vectors, name=encoder.name)
+
+
+def with_precision(encoder, policy):
+    """A copy of the encoder, weights included, whose convolutions and what lies between have a Keras dtype policy.
+
+    The front end, the pooling over time and all that follows stay in float32; with "mixed_bfloat16" all weights do.
+    """
+    images = {layer.name for layer in encoder.layers if len(layer.output.shape) == 4} - {"spectrogram"}
+    config = encoder.get_config()
+    for layer in config["layers"]:
+        if layer["name"] in images:
+            layer["config"]["dtype"] = policy
+    copy = keras.Model.from_config(config)
+    copy.set_weights(encoder.get_weights())
+    return copy
