@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.util import tensor_util
 
-from vggvox_tf import callbacks, clusters, metrics, projector, sampling, summaries
+from vggvox_tf import callbacks, clusters, encoders, metrics, projector, sampling, summaries
 from vggvox_tf.audio import AudioError
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.run import Run
@@ -326,8 +326,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_recordings(tmp_path
 def test_checkpoints_keep_the_best(tmp_path):
     run = Run(tmp_path / "run", {})
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="classifier")])
-    inputs = keras.Input((2,))
-    encoder = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    encoder = encoders.build_encoder("vggm", 0.01, 257)
     checkpoints = callbacks.Checkpoints(run, model, encoder, ["a", "b", "c"])
     checkpoints.set_model(SimpleNamespace(save_weights=lambda path: path.write_text("state")))
     checkpoints.on_epoch_end(3, {"loss": 1.0, "val_eer": 0.2})
@@ -338,6 +337,30 @@ def test_checkpoints_keep_the_best(tmp_path):
     (run.folder / "encoder_best.keras").unlink()
     checkpoints.on_epoch_end(4, {"loss": 1.0, "val_eer": 0.3})  # not the best
     assert not (run.folder / "encoder_best.keras").exists()
+
+
+def test_within_an_epoch_the_state_is_saved_by_the_clock(tmp_path, monkeypatch):
+    """Steps end at 400, 700, 1200 and 1400 s: the second comes after ten minutes; the last is left to the epoch's end.
+
+    The averages are in the place of the weights while the state is saved, and not afterwards.
+    """
+    clock = iter([0.0, 400.0, 700.0, 700.0, 1200.0])
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(callbacks.signal, "signal", lambda *_: None)
+    did = []
+    average = SimpleNamespace(swap=lambda: did.append("swap"))
+    checkpoints = callbacks.Checkpoints(Run(tmp_path / "run", {}), None, None)
+    checkpoints.set_params({"steps": 4})
+    checkpoints.set_model(
+        SimpleNamespace(
+            weight_average=average, save_weights=lambda path: (path.write_text("state"), did.append("save"))
+        )
+    )
+    checkpoints.on_train_begin()
+    for step, expected in enumerate(([], ["swap", "save", "swap"], [], [])):
+        did.clear()
+        checkpoints.on_train_batch_end(step)
+        assert did == expected
 
 
 def test_margin_warm_up_by_hand():

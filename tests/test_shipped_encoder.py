@@ -1,5 +1,6 @@
 """The encoder that comes with the repository."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ def test_it_loads_with_its_calibration_and_is_small(encoder):
     assert (FOLDER / "encoder.keras").stat().st_size < 20e6
     assert encoder.dimension == 256
     assert 0 < encoder.calibration.threshold(0.5) < 1  # raises if it belonged to another encoder
+
+
+def test_it_is_written_for_every_keras_of_the_requirements():
+    """Keras 3.15 writes these arguments, at their defaults, which 3.10 to 3.14 refuse: they are taken out by hand."""
+    with zipfile.ZipFile(FOLDER / "encoder.keras") as archive:
+        config = archive.read("config.json").decode()
+    for name in ("input_axes", "output_axes", "renorm", "renorm_clipping", "renorm_momentum", "quantization_config"):
+        assert f'"{name}"' not in config
 
 
 def test_it_tells_voices_apart(encoder, tiny_corpus):

@@ -97,12 +97,15 @@ class TrialEvaluation(keras.callbacks.Callback):
         """Drops the trials of recordings that could be read at the last evaluation and no longer can."""
         if self.embeddings is None:  # nothing is lost yet
             raise next(iter(errors.values()))
-        for row, error in errors.items():
-            embeddings[row] = self.embeddings[row]  # keeps its place in the projector
+        rows = list(errors)
+        embeddings[rows] = self.embeddings[rows]  # they keep their places in the projector
+        kept = ~(np.isin(self.trials.enrol, rows) | np.isin(self.trials.test, rows))
+        if kept.all():  # since an evaluation before
+            return
+        for error in errors.values():
             logging.warning("A recording of the trial list cannot be read any more: %s", error)
-        kept = ~(np.isin(self.trials.enrol, list(errors)) | np.isin(self.trials.test, list(errors)))
         logging.warning(
-            "EERs from here on are without its trials: %d of %d.", np.count_nonzero(~kept), len(self.trials.labels)
+            "EERs from here on are without %d of the %d trials.", np.count_nonzero(~kept), len(self.trials.labels)
         )
         self.trials = dataclasses.replace(
             self.trials, **{name: getattr(self.trials, name)[kept] for name in ("labels", "enrol", "test")}

@@ -165,9 +165,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "decode_threads", None, "Threads that read and decode recordings; default: as many as there are CPU cores.", 1
 )
-flags.DEFINE_boolean(
-    "jit_compile", None, "Compile the training step by XLA. Faster on most GPUs, slower than oneDNN on a CPU."
-)
+flags.DEFINE_boolean("jit_compile", None, "Compile the training step by XLA; on a CPU it is slower than oneDNN.")
 flags.DEFINE_boolean(
     "mixed_precision", None, "Convolutions in bfloat16, for NVIDIA GPUs since Ampere and CPUs with AVX512_BF16 or AMX."
 )
@@ -663,7 +661,7 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
             throughput.timed(dataset),
             epochs=epochs,
             initial_epoch=done,
-            steps_per_epoch=steps_per_epoch if step % steps_per_epoch == 0 else -step % steps_per_epoch,
+            steps_per_epoch=steps_per_epoch - step % steps_per_epoch,
             shuffle=False,  # the sampler has put them in order
             # The bar redraws its line, which only a terminal shows as one.
             verbose=1 if sys.stdout.isatty() else 2,

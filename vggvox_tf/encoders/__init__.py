@@ -94,9 +94,13 @@ def with_unit_length(encoder):
 def with_precision(encoder, policy):
     """A copy of the encoder, weights included, whose convolutions and what lies between have a Keras dtype policy.
 
-    The front end, the pooling over time and all that follows stay in float32; with "mixed_bfloat16" all weights do.
+    The encoder itself where they have it already. The front end, the pooling over time and all that follows stay in
+    float32; with "mixed_bfloat16" all weights do.
     """
-    images = {layer.name for layer in encoder.layers if len(layer.output.shape) == 4} - {"spectrogram"}
+    images = {layer.name: layer for layer in encoder.layers if len(layer.output.shape) == 4}
+    del images["spectrogram"]
+    if all(layer.dtype_policy.name == policy for layer in images.values()):
+        return encoder
     config = encoder.get_config()
     for layer in config["layers"]:
         if layer["name"] in images:
