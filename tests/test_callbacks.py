@@ -66,7 +66,7 @@ def test_only_a_new_run_is_evaluated_before_training(trials, monkeypatch, steps_
     vectors = np.eye(4, dtype=np.float32)
     monkeypatch.setattr(callbacks, "SpeakerEncoder", lambda _: SimpleNamespace(embed_files=lambda *_, **__: vectors))
     evaluation = callbacks.TrialEvaluation(None, trials, margin=1.0)
-    evaluation.set_model(SimpleNamespace(optimizer=SimpleNamespace(iterations=steps_done)))
+    evaluation.set_model(SimpleNamespace(steps_done=steps_done))
     evaluation.on_train_begin()
     assert (evaluation.embeddings is not None) == evaluated == ("val_eer" in evaluation.logs)
 

@@ -12,13 +12,13 @@ def data(batch=6, samples=14_000):
     return random.normal(0, 0.1, (batch, samples)).astype(np.float32), np.arange(batch) % 3
 
 
-def training_model(**arguments):
+def training_model(accumulate=None, **arguments):
     keras.utils.set_random_seed(0)
     encoder = encoders.build_encoder("vggm", 0.03, 257, compression="log")
     logits = encoders.classifier(3)(encoder.output)
     model = TrainingModel(encoder.input, logits, "training", **arguments)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.05, gradient_accumulation_steps=accumulate), loss, jit_compile=False)
     return model, encoder
 
 
@@ -36,6 +36,32 @@ def test_average_by_hand():
     average.swap()
     np.testing.assert_allclose(bias, expected, rtol=1e-6)
     np.testing.assert_allclose(average.averages[index], 7)
+
+
+def test_two_batches_make_one_update_and_one_average():
+    """w − 0.05·(g₁ + g₂)/2, the gradients by a tape at the first weights; the average's momentum is min(0.9, 1/10)."""
+    model, _ = training_model(accumulate=2, average=0.9)
+    first, second = data(), data()
+    second = second[0][::-1] * 0.5, second[1]
+    before = [v.numpy() for v in model.trainable_variables]
+    expected = [v.copy() for v in before]
+    for x, y in (first, second):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=True))
+        for value, gradient in zip(expected, tape.gradient(loss, model.trainable_variables), strict=True):
+            value -= 0.05 * gradient.numpy() / 2
+    model.train_on_batch(*first)
+    assert model.steps_done == 1
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    model.train_on_batch(*second)
+    assert model.steps_done == 2
+    for variable, value in zip(model.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-6)
+    average, bias = model.weight_average, model.get_layer("classifier").bias
+    assert float(average.steps) == 1
+    index = [variable is bias for variable in average._watched.value].index(True)
+    np.testing.assert_allclose(average.averages[index], 0.9 * bias.numpy(), rtol=1e-5, atol=1e-8)  # 0 at first
 
 
 def test_average_follows_training_with_the_running_statistics_and_is_in_the_checkpoint(tmp_path):

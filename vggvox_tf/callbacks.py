@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
 from tensorboard.plugins.hparams.summary import session_end_pb
 
-from vggvox_tf import clusters, losses, maps, metrics, projector, scoring, sprites, summaries
+from vggvox_tf import clusters, devices, losses, maps, metrics, projector, scoring, sprites, summaries
 from vggvox_tf.corpus import read_genders
 from vggvox_tf.encoders import with_precision
 from vggvox_tf.frontend import SAMPLE_RATE
@@ -53,7 +53,7 @@ class TrialEvaluation(keras.callbacks.Callback):
         self.embeddings = self.cosines = self.eer_threshold = None
 
     def on_train_begin(self, logs=None):
-        if int(self.model.optimizer.iterations) == 0:
+        if self.model.steps_done == 0:
             self._evaluate("Before training")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -377,7 +377,7 @@ class SpectrogramPictures(keras.callbacks.Callback):
         self.samples = samples
 
     def on_train_begin(self, logs=None):
-        if int(self.model.optimizer.iterations) == 0:
+        if self.model.steps_done == 0:
             for folder, paths in self.recordings.items():
                 with self.events.writer(folder).as_default():
                     summaries.spectrograms("spectrograms", self.encoder, paths, self.samples, -1)
@@ -524,7 +524,7 @@ class AveragedWeights(keras.callbacks.Callback):
         self.average = average
 
     def on_epoch_begin(self, epoch, logs=None):
-        if float(self.average.steps):  # not before a run's first step
+        if self.average.steps.numpy():  # not before a run's first step
             self.average.swap()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -543,6 +543,13 @@ class EarlyStopping(keras.callbacks.Callback):
         if self.run.has_stopped_early(self.patience):
             logging.info("Stopping: the EER has not fallen for %d epochs.", self.patience)
             self.model.stop_training = True
+
+
+class ChiefStops(keras.callbacks.Callback):
+    """Ends training on all workers after an epoch after which the chief ends it. Comes last, on each of them."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = bool(devices.from_chief(self.model.distribute_strategy, self.model.stop_training))
 
 
 class StepTimer(keras.callbacks.Callback):
@@ -629,7 +636,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.run.save(self.model.save_weights, "checkpoint.weights.h5")
         self.saved = time.monotonic()
         if self.terminated.is_set():
-            step = int(self.model.optimizer.iterations)
+            step = self.model.steps_done
             raise Terminated(f"terminated after step {step}, which is saved: the same command goes on from there")
 
     def _save_classifier(self, path):

@@ -3,6 +3,23 @@
 import keras
 import tensorflow as tf
 
+from vggvox_tf import devices
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class GlobalBatch(keras.layers.Layer):
+    """Embeddings of a replica's part of a batch to those of the whole batch, (N/R, D) to (N, D).
+
+    Each replica then computes heads and losses of the whole batch: the pairs of all speakers in it, as on one device.
+    The gradients that come back from the R replicas are summed.
+    """
+
+    def call(self, embeddings):
+        return devices.global_rows(embeddings)
+
+    def compute_output_shape(self, input_shape):
+        return (None, *input_shape[1:])
+
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
 class CosineClassifier(keras.layers.Layer):

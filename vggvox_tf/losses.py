@@ -158,12 +158,27 @@ def mean_where(values, mask):
     return tf.reduce_sum(values * mask) / tf.maximum(tf.reduce_sum(mask), 1)
 
 
+class BatchLoss(keras.losses.Loss):
+    """Base: `call(speakers, outputs)` gives the loss of a batch as a whole, a scalar.
+
+    In one of R replicas it is divided by R, which Keras itself does for means over the batch: gradients are summed.
+    """
+
+    def __init__(self, name):
+        super().__init__(name=name, reduction=None, dtype="float32")
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        loss = super().__call__(y_true, y_pred, sample_weight)
+        return loss if replicas == 1 else loss / replicas
+
+
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class ContrastiveLoss(keras.losses.Loss):
+class ContrastiveLoss(BatchLoss):
     """Contrastive loss of drawn pairs: rows i and N/2 + i of the batch are a pair. A scalar, the mean over pairs."""
 
     def __init__(self, margin=1.0, name="contrastive"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
 
     def call(self, speakers, embeddings):
@@ -174,7 +189,7 @@ class ContrastiveLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class MinedContrastiveLoss(keras.losses.Loss):
+class MinedContrastiveLoss(BatchLoss):
     """Contrastive loss over a P×K batch: every positive pair, and the negative pairs that are mined.
 
     The scalar is the mean over the positive pairs plus the mean over the chosen negative pairs, halved, as if pairs
@@ -187,7 +202,7 @@ class MinedContrastiveLoss(keras.losses.Loss):
     """
 
     def __init__(self, margin=1.0, mining="hard", hardest_share=0.1, name="mined_contrastive"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
         self.mining = mining
         self.hardest_share = hardest_share
@@ -222,7 +237,7 @@ def triplet(positive, negative, margin):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class TripletLoss(keras.losses.Loss):
+class TripletLoss(BatchLoss):
     """Triplet loss of a P×K batch: a scalar, the mean over (anchor, positive) pairs, or over all triplets.
 
     Args:
@@ -232,7 +247,7 @@ class TripletLoss(keras.losses.Loss):
     """
 
     def __init__(self, margin=0.3, mining="hard", name="triplet"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
         self.mining = mining
 
@@ -257,7 +272,7 @@ class TripletLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class TriHardLoss(keras.losses.Loss):
+class TriHardLoss(BatchLoss):
     """Batch-hard triplet loss: a scalar, the mean over anchors of the furthest positive and the closest negative.
 
     max(max d(a, p) − min d(a, n) + margin, 0), or softly ln(1 + exp(max d(a, p) − min d(a, n))) (Hermans et al. 2017,
@@ -265,7 +280,7 @@ class TriHardLoss(keras.losses.Loss):
     """
 
     def __init__(self, margin=0.3, soft=False, name="trihard"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
         self.soft = soft
 
@@ -280,7 +295,7 @@ class TriHardLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class QuadrupletLoss(keras.losses.Loss):
+class QuadrupletLoss(BatchLoss):
     """Quadruplet loss of a P×K batch: a scalar, the mean over anchors.
 
     max(d(a, p) − d(a, n) + margin, 0) + max(d(a, p) − d(n₁, n₂) + second_margin, 0), with n₁ and n₂ of two speakers
@@ -289,7 +304,7 @@ class QuadrupletLoss(keras.losses.Loss):
     """
 
     def __init__(self, margin=0.3, second_margin=0.1, name="quadruplet"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
         self.second_margin = second_margin
 
@@ -308,14 +323,14 @@ class QuadrupletLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class MSMLLoss(keras.losses.Loss):
+class MSMLLoss(BatchLoss):
     """Margin sample mining loss: a scalar, one term a batch (Xiao et al. 2017).
 
     max(d(a, p) − d(n₁, n₂) + margin, 0) of the positive pair furthest apart and the negative pair closest together.
     """
 
     def __init__(self, margin=0.3, name="msml"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.margin = margin
 
     def call(self, speakers, embeddings):
@@ -330,14 +345,14 @@ class MSMLLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
-class PrototypeCrossEntropy(keras.losses.Loss):
+class PrototypeCrossEntropy(BatchLoss):
     """Softmax cross-entropy of heads.Prototypes' logits (P, P), the right prototype being on the diagonal: a scalar.
 
     Snell et al. 2017, equation 2; Chung et al. 2020. The speaker ids (N,) are not needed.
     """
 
     def __init__(self, name="prototype_cross_entropy"):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
 
     def call(self, speakers, logits):
         labels = tf.range(tf.shape(logits)[0])
@@ -347,7 +362,7 @@ class PrototypeCrossEntropy(keras.losses.Loss):
         return {"name": self.name}
 
 
-class MarginSoftmaxLoss(keras.losses.Loss):
+class MarginSoftmaxLoss(BatchLoss):
     """Softmax cross-entropy of scaled cosines, the right speaker's lowered by a margin: a scalar, the mean of a batch.
 
     Takes speaker ids (N,) and cosines (N, S). `margin` is a variable, so that a margin can be warmed up in a compiled
@@ -355,7 +370,7 @@ class MarginSoftmaxLoss(keras.losses.Loss):
     """
 
     def __init__(self, margin=0.2, scale=30.0, name=None):
-        super().__init__(name=name, reduction=None, dtype="float32")
+        super().__init__(name)
         self.full_margin = margin
         self.margin = tf.Variable(margin, trainable=False, dtype=tf.float32)
         self.scale = scale

@@ -77,22 +77,27 @@ class Recordings:
                 raise self.failure
 
 
-def dataset(recordings, sampler, seed, first_step, last_step, voices=None, threads=None):
+def dataset(recordings, sampler, seed, first_step, last_step, voices=None, threads=None, part=(0, 1), replicas=1):
     """Batches of steps first_step … last_step − 1: float32 waveforms (N, samples), int32 class ids (N,).
 
-    The order and the crops depend on the seed and the step only, also with parallel decoding.
+    The order and the crops depend on the seed and the step only, also with parallel decoding. Of several workers each
+    decodes its own rows of the same batches.
 
     Args:
       voices: int (N,), which of its V voices a speaker has in each row of a batch, where recordings played faster or
         slower count as other speakers; the class is then V · speaker + voice. None: the class is the speaker.
       threads: that decode; None: as many as there are cores.
+      part: which of how many equal parts of each batch: worker number and workers.
+      replicas: of all workers; a batch comes as one of N / replicas rows after the other.
     """
+    worker, workers = part
+    rows = slice(*(sampler.batch_size * np.array([worker, worker + 1]) // workers))
     voices = np.zeros(sampler.batch_size, np.int32) if voices is None else np.asarray(voices, np.int32)
     classes = recordings.corpus.speakers * (voices.max() + 1)
 
     def plan(step):
         positions = sampling.generator(seed, sampling.CROPS, int(step)).random(sampler.batch_size)
-        return sampler(int(step)), positions, voices
+        return sampler(int(step))[rows], positions[rows], voices[rows]
 
     def crop(index, position, voice):
         waveform, used = recordings.crop(int(index), float(position))
@@ -115,7 +120,7 @@ def dataset(recordings, sampler, seed, first_step, last_step, voices=None, threa
         .map(plan_op)
         .unbatch()
         .map(crop_op, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(sampler.batch_size, drop_remainder=True)
+        .batch(sampler.batch_size // replicas, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)
     )

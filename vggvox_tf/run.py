@@ -43,10 +43,14 @@ class Run:
       folder: created where missing.
       flags: name -> value of every flag that has a bearing on the run. A folder that was begun with other flags is
         refused with RunError, since continuing would be a different run.
+      writes: False for workers other than the chief, which look at its folder only.
     """
 
-    def __init__(self, folder, flags):
+    def __init__(self, folder, flags, writes=True):
         self.folder = Path(folder)
+        self.writes = writes
+        if not writes:
+            return
         flags = {name: str(value) for name, value in flags.items()}
         flags_file = self.folder / "flags.cfg"
         if flags_file.exists():
@@ -79,6 +83,8 @@ class Run:
 
     def save(self, write, name):
         """Writes a file by `write(path)` under a temporary name, then renames it: it is there whole or not at all."""
+        if not self.writes:
+            return
         temporary = self.folder / f".unfinished-{name}"
         try:
             write(temporary)
@@ -92,12 +98,16 @@ class Run:
 
     def keep_log(self):
         """Appends what is logged from here on to log.txt as well."""
+        if not self.writes:
+            return
         handler = logging.FileHandler(self.folder / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(handler)
 
     def record_start(self, speakers, device):
         """Notes what this start runs on, and the training speakers."""
+        if not self.writes:
+            return
         self.save(lambda path: path.write_text("".join(f"{name}\n" for name in speakers)), "speakers.txt")
         start = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -9,6 +9,7 @@ larger margin, is a third stage. Started again with the same flags, a run goes o
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,11 +21,11 @@ import tensorflow as tf
 from absl import flags, logging
 from tensorboard.plugins.hparams import api as hparams
 
-from vggvox_tf import augment, callbacks, cli, encoders, heads, losses, mining, pipeline, sampling, schedules
+from vggvox_tf import augment, callbacks, cli, devices, encoders, heads, losses, mining, pipeline, sampling, schedules
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.encoders.pooling import POOLINGS
 from vggvox_tf.frontend import COMPRESSIONS, FFT_LENGTHS, MAXIMUM_MEL_BANDS, NORMALISATIONS, crop_samples
-from vggvox_tf.run import Run, training_speakers
+from vggvox_tf.run import Run, RunError, Terminated, training_speakers
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 from vggvox_tf.training_model import TrainingModel
 from vggvox_tf.trials import read_trials
@@ -132,6 +133,9 @@ flags.DEFINE_integer("time_mask", 0, "Frames that SpecAugment masks at most, twi
 
 flags.DEFINE_float("crop_seconds", 3.0, "Length of the training crops in seconds (100 frames each).", 0.5)
 flags.DEFINE_integer("batch_size", 64, "Utterances in a step; both sides of pairs count.", 2)
+flags.DEFINE_integer(
+    "accumulate", None, "Batches whose mean gradient makes one update of the weights; --warmup_steps counts updates.", 2
+)
 flags.DEFINE_integer("epochs", 10, "Epochs to train; each ends with an evaluation and a checkpoint.", 1)
 flags.DEFINE_integer("steps_per_epoch", 0, "Steps in an epoch; 0: as many as the corpus has batches.", 0)
 flags.DEFINE_float(
@@ -169,6 +173,13 @@ flags.DEFINE_boolean("jit_compile", None, "Compile the training step by XLA; on 
 flags.DEFINE_boolean(
     "mixed_precision", None, "Convolutions in bfloat16, for NVIDIA GPUs since Ampere and CPUs with AVX512_BF16 or AMX."
 )
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    devices.STRATEGIES,
+    "mirrored: on all GPUs of this machine. multiworker: on several machines, each with a TF_CONFIG. auto: by what "
+    "there is. Each of R devices has --batch_size / R utterances of a step; the learning rate is that of the whole batch.",
+)
 flags.DEFINE_list(
     "profile_steps",
     [],
@@ -182,11 +193,11 @@ ALWAYS = {
     "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
     "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
     "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "frequency_mask", "time_mask",
-    "jit_compile", "mixed_precision",
+    "accumulate", "jit_compile", "mixed_precision",
 }  # fmt: skip
 # A run with others of these is the same run.
 NOT_KEPT = {
-    "run", "time_budget", "projector_every", "sprites", "listen", "decode_threads", "profile_steps",
+    "run", "time_budget", "projector_every", "sprites", "listen", "decode_threads", "profile_steps", "strategy",
 }  # fmt: skip
 # Not among the columns of TensorBoard's table of runs: where things lie, what does not change the training, and lists
 # of numbers, which it has no columns for.
@@ -280,11 +291,6 @@ def check_flags():
         raise flags.Error("--rows has no effect with --mel_bands: leave one of them out.")
     if numbers("speeds", 0) and FLAGS.speeds_are_speakers and draws_pairs():
         raise flags.Error("--speeds_are_speakers needs P×K batches or a classification loss, not drawn pairs.")
-    if len(numbers("speeds", 0)) > FLAGS.batch_size // rows_per_voice():
-        raise flags.Error(
-            f"--speeds are {len(FLAGS.speeds)}, but a batch has {FLAGS.batch_size // rows_per_voice()} rows or "
-            "speakers to share among them: give fewer, or a larger --batch_size."
-        )
     if len(numbers("snr", -100)) != 2:
         raise flags.Error(f"--snr: expected LOWEST,HIGHEST in dB, found {','.join(FLAGS.snr)}.")
     if FLAGS.profile_steps and len(numbers("profile_steps", -1)) != 2:
@@ -308,7 +314,28 @@ def check_flags():
             raise flags.Error(f"--{name} needs a trained trunk: give --init_from.")
 
 
-def build_encoder():
+def check_devices(strategy):
+    """Raises flags.Error for what the flags ask of several devices, or of workers, that cannot be."""
+    replicas, unit = strategy.num_replicas_in_sync, rows_per_voice()
+    if FLAGS.batch_size % (replicas * unit):
+        raise flags.Error(
+            f"--batch_size={FLAGS.batch_size} must be a multiple of {replicas * unit}, for {replicas} devices"
+            + (f" and {unit} utterances of a speaker." if unit > 1 else ".")
+        )
+    if len(numbers("speeds", 0)) > FLAGS.batch_size // replicas // unit:
+        raise flags.Error(
+            f"--speeds are {len(FLAGS.speeds)}, but each device has {FLAGS.batch_size // replicas // unit} rows or "
+            "speakers to share among them: give fewer, or a larger --batch_size."
+        )
+    if FLAGS.jit_compile and replicas > 1:
+        raise flags.Error("--jit_compile is for a single device: leave it out, or give --strategy=single.")
+    if FLAGS.accumulate and replicas > 1:
+        raise flags.Error("--accumulate is for a single device: a larger --batch_size is shared among several.")
+    if FLAGS.time_budget and devices.workers(strategy)[1] > 1:
+        raise flags.Error("--time_budget is for a single machine: give --steps_per_epoch.")
+
+
+def build_encoder(replicas=1):
     """The encoder that the flags describe, with an embedding layer where they ask for one."""
     if FLAGS.init_from:
         encoder = SpeakerEncoder.load(f"{FLAGS.init_from}/encoder.keras").model
@@ -335,6 +362,10 @@ def build_encoder():
         encoder = encoders.with_unit_length(encoder)  # a classifier's projection has none
     if FLAGS.mixed_precision:
         encoder = encoders.with_precision(encoder, "mixed_bfloat16")
+    for layer in encoder.layers:
+        for norm in (layer, getattr(layer, "statistics", None)):
+            if isinstance(norm, keras.layers.BatchNormalization):
+                norm.synchronized = replicas > 1
     if FLAGS.init_from:
         for layer in encoder.layers:
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
@@ -346,17 +377,19 @@ def build_encoder():
     return encoder
 
 
-def build_heads(encoder, classes):
+def build_heads(encoder, classes, replicas=1):
     """What the losses are taken of, in the order classification, metric: Keras tensors of the encoder's output."""
-    outputs = []
+    embeddings, outputs = encoder.output, []
+    if replicas > 1:
+        embeddings = heads.GlobalBatch(name="global_batch")(embeddings)
     if classification_loss():
-        outputs.append(encoders.classifier(classes, cosine=classification_loss() != "softmax")(encoder.output))
+        outputs.append(encoders.classifier(classes, cosine=classification_loss() != "softmax")(embeddings))
     metric = metric_loss()
     if metric in ("prototypical", "angular_prototypical"):
         angular = metric == "angular_prototypical"
-        outputs.append(heads.Prototypes(FLAGS.utterances_per_speaker, angular, name="prototypes")(encoder.output))
+        outputs.append(heads.Prototypes(FLAGS.utterances_per_speaker, angular, name="prototypes")(embeddings))
     elif metric:
-        outputs.append(encoder.output)
+        outputs.append(embeddings)
     return outputs
 
 
@@ -444,14 +477,15 @@ def rows_per_voice():
 
 def build_optimizer(steps):
     schedule = schedules.learning_rate(
-        FLAGS.schedule, FLAGS.learning_rate, FLAGS.final_learning_rate, steps, FLAGS.warmup_steps, FLAGS.cycles
-    )
-    decay = FLAGS.weight_decay or None
+        FLAGS.schedule, FLAGS.learning_rate, FLAGS.final_learning_rate, max(1, steps // (FLAGS.accumulate or 1)),
+        FLAGS.warmup_steps, FLAGS.cycles,
+    )  # fmt: skip
+    common = {"weight_decay": FLAGS.weight_decay or None, "gradient_accumulation_steps": FLAGS.accumulate}
     if FLAGS.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(schedule, momentum=FLAGS.momentum, weight_decay=decay)
+        optimizer = keras.optimizers.SGD(schedule, momentum=FLAGS.momentum, **common)
     else:
-        optimizer = keras.optimizers.Adam(schedule, weight_decay=decay)
-    if decay:  # kernels only: biases, and the scales and means of single rows or channels, have no scale to lose
+        optimizer = keras.optimizers.Adam(schedule, **common)
+    if FLAGS.weight_decay:  # kernels only: biases, and scales and means of single rows, have no scale to lose
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale", "offset", "mean"])
     return optimizer
 
@@ -496,58 +530,73 @@ class Training:
     class_names: list[str] | None  # of the classifier
     sampler: object
     mined: mining.MinedPairs | None
-    dataset: Callable  # (recordings, first step, last step) -> batches
+    dataset: Callable  # (recordings, first step, last step) -> this worker's part of the batches
 
 
-def build_training(corpus, steps_per_epoch):
+def build_training(strategy, corpus, steps_per_epoch):
     """Builds all that the flags describe, the same every time."""
     keras.utils.set_random_seed(FLAGS.seed)
+    replicas = strategy.num_replicas_in_sync
     mined = (
         mining.MinedPairs(steps_per_epoch * FLAGS.mine_every) if FLAGS.mining == "offline" and draws_pairs() else None
     )
     sampler = build_sampler(corpus, mined)
     speeds, voices, class_names = numbers("speeds", 0), None, corpus.speaker_names
-    if speeds and FLAGS.speeds_are_speakers:
-        voices = augment.speed_of_rows(FLAGS.batch_size, speeds, rows_per_voice())
+    if speeds and FLAGS.speeds_are_speakers:  # each replica plays its part of a batch at all speeds
+        voices = np.tile(augment.speed_of_rows(FLAGS.batch_size // replicas, speeds, rows_per_voice()), replicas)
         class_names = [f"{name}@{speed:g}" for name in class_names for speed in speeds]
-    encoder = build_encoder()
-    waveforms, spectrograms = build_augmentation()
-    model = TrainingModel(
-        encoder.input, build_heads(encoder, len(class_names)), "training", waveforms, spectrograms, FLAGS.seed,
-        FLAGS.weight_average,
-    )  # fmt: skip
-    if classification_loss() and FLAGS.init_from:
-        take_over_classifier(model.get_layer("classifier"), class_names)
-    weights = [1.0, FLAGS.metric_weight] if len(model.outputs) == 2 else None
-    # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
-    model.compile(
-        build_optimizer(steps_per_epoch * FLAGS.epochs), build_losses(), loss_weights=weights, metrics=build_metrics(),
-        jit_compile=bool(FLAGS.jit_compile),
-    )  # fmt: skip
+    with strategy.scope():
+        encoder = build_encoder(replicas)
+        waveforms, spectrograms = build_augmentation()
+        model = TrainingModel(
+            encoder.input, build_heads(encoder, len(class_names), replicas), "training", waveforms, spectrograms,
+            FLAGS.seed, FLAGS.weight_average,
+        )  # fmt: skip
+        if classification_loss() and FLAGS.init_from:
+            take_over_classifier(model.get_layer("classifier"), class_names)
+        weights = [1.0, FLAGS.metric_weight] if len(model.outputs) == 2 else None
+        # XLA is slower than oneDNN on a CPU, and Keras would switch it on by itself.
+        model.compile(
+            build_optimizer(steps_per_epoch * FLAGS.epochs), build_losses(), loss_weights=weights,
+            metrics=build_metrics(), jit_compile=bool(FLAGS.jit_compile),
+        )  # fmt: skip
+        if replicas > 1:
+            model.build_variables(FLAGS.batch_size // replicas, crop_length())
+    part = devices.workers(strategy)
     return Training(
         model, encoder, class_names if classification_loss() else None, sampler, mined,
         lambda recordings, first, last: pipeline.dataset(
-            recordings, sampler, FLAGS.seed, first, last, voices, FLAGS.decode_threads
+            recordings, sampler, FLAGS.seed, first, last, voices, FLAGS.decode_threads, part, replicas
         ),
     )  # fmt: skip
 
 
-def recordings_of(corpus):
-    """The crops that the flags ask for, long enough for the fastest of --speeds."""
+def crop_length():
+    """Samples of the crops that the flags ask for, long enough for the fastest of --speeds."""
     samples = crop_samples(FLAGS.crop_seconds)
     speeds = numbers("speeds", 0)
-    length = augment.input_samples(samples, speeds) if speeds else samples
-    return pipeline.Recordings(corpus, length, FLAGS.max_bad_share)
+    return augment.input_samples(samples, speeds) if speeds else samples
+
+
+def recordings_of(corpus):
+    """Reads the crops that the flags ask for."""
+    return pipeline.Recordings(corpus, crop_length(), FLAGS.max_bad_share)
 
 
 @contextlib.contextmanager
 def explaining(recordings):
-    """Puts the error that ended the reading of recordings in the place of TensorFlow's, which has its text only."""
+    """Puts what ended training in the place of TensorFlow's error: one of the recordings, or another worker's end."""
     try:
         yield
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
         if recordings.failure:
             raise recordings.failure from None
+        if isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError):
+            logging.warning("%s", error.message)
+            raise Terminated(
+                "another worker has ended, or cannot be reached: started again on all workers, the same command goes "
+                "on from the last checkpoint"
+            ) from None
         raise
 
 
@@ -570,15 +619,15 @@ def take_over_classifier(layer, class_names):
     logging.info("Took over the classifier's weights of %d of %d classes.", len(common), len(class_names))
 
 
-def steps_in_budget(corpus, trials, started):
+def steps_in_budget(strategy, corpus, trials, started):
     """Steps of each epoch with which the run ends --time_budget minutes after `started`, by timing a few of them."""
-    training = build_training(corpus, 1)
+    training = build_training(strategy, corpus, 1)
     if training.mined:  # any pair will do; the first and the last utterance are of different speakers
         training.mined.put(0, np.array([[0, len(corpus) - 1]]))
         training.mined.steps = callbacks.StepTimer.STEPS
     recordings, timer = recordings_of(corpus), callbacks.StepTimer()
     with explaining(recordings):
-        dataset = training.dataset(recordings, 0, timer.STEPS)
+        dataset = devices.distribute(strategy, training.dataset(recordings, 0, timer.STEPS))
         training.model.fit(dataset, steps_per_epoch=timer.STEPS, verbose=0, callbacks=[timer])
     encoder, embedded, per_recording = SpeakerEncoder(training.encoder), 0, 0.0
     if trials or training.mined:
@@ -607,19 +656,20 @@ def steps_in_budget(corpus, trials, started):
     return steps
 
 
-def plan_steps(corpus, trials, started):
+def plan_steps(strategy, corpus, trials, started):
     """Steps of an epoch: as the flags say, as a run in its folder has planned them, or as fit into the time budget."""
     if FLAGS.time_budget:  # what the run's flags keep is the steps
         kept = Path(FLAGS.run) / "flags.cfg"
         planned = re.search(r"^--steps_per_epoch=(\d+)$", kept.read_text(), re.MULTILINE) if kept.exists() else None
-        FLAGS.steps_per_epoch = int(planned[1]) if planned else steps_in_budget(corpus, trials, started)
+        FLAGS.steps_per_epoch = int(planned[1]) if planned else steps_in_budget(strategy, corpus, trials, started)
     return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
 
 
 def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epochs):
     """Trains from the step that the model is at to the end of epoch number `epochs`."""
     model, encoder = training.model, training.encoder
-    step = int(model.optimizer.iterations)
+    strategy = model.distribute_strategy
+    step = model.steps_done
     done = step // steps_per_epoch
     if done >= epochs:
         return
@@ -628,13 +678,13 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
     dataset = training.dataset(recordings, step, epochs * steps_per_epoch)
     shown = {"train": few(corpus)}
     evaluation, trial_callbacks, optional = None, [], []
-    if trials:
+    if trials and run.writes:
         shown["validation"] = few(trials)
         evaluation = callbacks.TrialEvaluation(
             encoder, trials, FLAGS.margin or 1.0, trials.known_speakers_note(corpus.speaker_names)
         )
     events = callbacks.EventFiles(run.folder, evaluation)
-    if trials:
+    if evaluation:
         trial_callbacks = [
             evaluation,
             callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
@@ -647,62 +697,87 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
         optional.append(callbacks.AveragedWeights(model.weight_average))
     if FLAGS.profile_steps:
         optional.append(callbacks.Profile(run.folder, step, *map(int, numbers("profile_steps", -1))))
-    last = []
+    writing, last = [], []
+    if run.writes:
+        compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
+        compared["encoder"] = encoder.name
+        writing = [
+            *trial_callbacks,
+            callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
+            callbacks.HParams(events, hparam_columns(), compared, best_eer),
+            events,
+            callbacks.History(run),
+            callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
+        ]
     if training.mined:
         share = FLAGS.hardest_share or 0.01
         rounds = FLAGS.mine_every, FLAGS.epochs, done
         last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
-    if FLAGS.early_stopping:
+    if FLAGS.early_stopping and run.writes:
         last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
-    compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
-    compared["encoder"] = encoder.name
+    if devices.workers(strategy)[1] > 1:
+        if not run.writes:  # the chief saves, ends, and so ends the others
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        last.append(callbacks.ChiefStops())
     with explaining(recordings):
         model.fit(
-            throughput.timed(dataset),
+            devices.distribute(strategy, throughput.timed(dataset)),
             epochs=epochs,
             initial_epoch=done,
             steps_per_epoch=steps_per_epoch - step % steps_per_epoch,
             shuffle=False,  # the sampler has put them in order
             # The bar redraws its line, which only a terminal shows as one.
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=(1 if sys.stdout.isatty() else 2) if run.writes else 0,
             callbacks=[
                 throughput,
                 callbacks.FiniteLoss(run, corpus, training.sampler, step),
                 callbacks.BadRecordingReport(recordings),
                 *optional,
-                *trial_callbacks,
-                callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
-                callbacks.HParams(events, hparam_columns(), compared, best_eer),
-                events,
-                callbacks.History(run),
-                callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
+                *writing,
                 *last,
             ],
         )
 
 
+def stopped_early(strategy, run):
+    """Whether the run has ended by --early_stopping; of several workers the chief knows."""
+    return bool(devices.from_chief(strategy, run.has_stopped_early(FLAGS.early_stopping)))
+
+
 def main(_):
     started = time.monotonic()
     check_flags()
+    strategy = devices.strategy(FLAGS.strategy)
+    worker, workers = devices.workers(strategy)
+    check_devices(strategy)
     corpus = read_corpus(FLAGS.corpus, FLAGS.corpus_root)
     trials = None
     if FLAGS.trials:
         trials = read_trials(FLAGS.trials, FLAGS.trials_root)
         trials.check_files()
-    steps_per_epoch = plan_steps(corpus, trials, started)
-    training = build_training(corpus, steps_per_epoch)
+    steps_per_epoch = plan_steps(strategy, corpus, trials, started)
+    training = build_training(strategy, corpus, steps_per_epoch)
     model, encoder = training.model, training.encoder
     # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
     values = {name: FLAGS[name].value for name in flags_in_use() if FLAGS[name].value not in (None, [])}
     values = {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
-    run = Run(FLAGS.run, values)
+    run = Run(FLAGS.run, values, writes=worker == 0)
     run.keep_log()
     if run.checkpoint:
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(run.checkpoint)
-    done, within = divmod(int(model.optimizer.iterations), steps_per_epoch)
+    step = model.steps_done
+    if workers > 1 and devices.from_chief(strategy, step) != step:
+        raise RunError(
+            f"worker {worker} found step {step} in {FLAGS.run}, the chief another: --run must be on a file system that "
+            "all workers see."
+        )
+    done, within = divmod(step, steps_per_epoch)
     run.rewind_history(done)
     device = (tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU"))[-1].name
+    if strategy.num_replicas_in_sync > 1:
+        device = f"{strategy.num_replicas_in_sync} devices like {device}" + f" of {workers} workers" * (workers > 1)
     known = training_speakers(f"{FLAGS.init_from}/encoder.keras") if FLAGS.init_from else None
     run.record_start(sorted({*corpus.speaker_names, *(known or ())}), device)
     logging.info(
@@ -710,7 +785,7 @@ def main(_):
         len(corpus.speaker_names), len(corpus), encoder.name, f"{encoder.count_params():,}", device, FLAGS.epochs,
         steps_per_epoch, FLAGS.batch_size,
     )  # fmt: skip
-    if done >= FLAGS.epochs or run.has_stopped_early(FLAGS.early_stopping):
+    if done >= FLAGS.epochs or stopped_early(strategy, run):
         logging.info("%s is complete: nothing to do.", run.folder)
         return
     if done or within:
@@ -718,7 +793,7 @@ def main(_):
     recordings = recordings_of(corpus)
     if within:  # Keras has epochs of one length in a fit
         fit(training, run, values, corpus, trials, recordings, steps_per_epoch, done + 1)
-    if not run.has_stopped_early(FLAGS.early_stopping):
+    if not stopped_early(strategy, run):
         fit(training, run, values, corpus, trials, recordings, steps_per_epoch, FLAGS.epochs)
     if FLAGS.time_budget:
         logging.info("Took %.1f of %g minutes.", (time.monotonic() - started) / 60, FLAGS.time_budget)
