@@ -178,7 +178,7 @@ flags.DEFINE_enum(
     "auto",
     devices.STRATEGIES,
     "mirrored: on all GPUs of this machine. multiworker: on several machines, each with a TF_CONFIG. auto: by what "
-    "there is. Each of R devices has --batch_size / R utterances of a step; the learning rate is that of the whole batch.",
+    "there is. Each of R devices has 1/R of --batch_size; --learning_rate is that of the whole batch.",
 )
 flags.DEFINE_list(
     "profile_steps",
