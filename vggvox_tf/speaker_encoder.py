@@ -17,6 +17,7 @@ import tensorflow as tf
 from vggvox_tf import audio, scoring
 from vggvox_tf.calibration import Calibration, CalibrationError
 from vggvox_tf.decision import decide
+from vggvox_tf.encoders.layers import BatchNormalization
 from vggvox_tf.encoders.pooling import AttentivePooling, NetVLAD, StatisticsPooling
 from vggvox_tf.frontend import SAMPLE_RATE, Spectrogram, crop_samples, frames_in, samples_for
 
@@ -42,7 +43,10 @@ KERAS_CLASSES = {
     },
     "keras.src.models.functional": {"Functional"},
 }  # fmt: skip
-OUR_CLASSES = {f"vggvox_tf>{cls.__name__}" for cls in (Spectrogram, AttentivePooling, NetVLAD, StatisticsPooling)}
+OUR_CLASSES = {
+    f"vggvox_tf>{cls.__name__}"
+    for cls in (Spectrogram, BatchNormalization, AttentivePooling, NetVLAD, StatisticsPooling)
+}
 
 
 class EncoderError(ValueError):
