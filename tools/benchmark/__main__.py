@@ -25,13 +25,21 @@ from absl import app, flags
 from tools.benchmark.augmentation import augmentation
 from tools.benchmark.decoders import decoders
 from tools.benchmark.embedding import embedding
+from tools.benchmark.fitting import fitting, start
+from tools.benchmark.front_end import front_end
 from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scale import scale
 from tools.benchmark.scoring import scoring
+from tools.benchmark.training import growth, training
 
 SECTIONS = {
     "decoders": decoders,
+    "front_end": front_end,
+    "training": training,
+    "growth": growth,
+    "fitting": fitting,
+    "start": start,
     "embedding": embedding,
     "scoring": scoring,
     "projector": projector,
@@ -73,7 +81,7 @@ def machine():
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = {"python": platform.python_version(), "libsndfile": soundfile.__libsndfile_version__}
-    for package in ("tensorflow", "tensorflow-io", "keras", "numpy", "scipy", "soundfile", "av"):
+    for package in ("tensorflow", "tensorflow-io", "keras", "numpy", "scipy", "soundfile", "av", "torch", "librosa"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

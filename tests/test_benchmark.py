@@ -1,0 +1,26 @@
+"""Of the benchmark, the numbers that are counted and not measured."""
+
+import pytest
+
+from tools.benchmark.training import operations
+from vggvox_tf import encoders
+
+
+def test_operations_of_a_training_step_of_vggm():
+    """Products and sums of 512 × 300, by the table of vggm.py, in millions:
+
+    conv1 254·148·7·7·96 = 177; conv2 62·36·5·5·96·256 = 1,371; conv3 30·17·9·256·384 = 451; conv4 the same; conv5
+    30·17·9·256·256 = 301; fc6 8·9·256·4096 = 75.5; fc7 4096·1024 = 4.2. Each is two operations, three times over (output,
+    gradient of the kernel, gradient of the input), but conv1 twice.
+    """
+    macs = {
+        "conv1": 176.83,
+        "conv2": 1371.34,
+        "conv3": 451.22,
+        "conv4": 451.22,
+        "conv5": 300.81,
+        "fc6": 75.5,
+        "fc7": 4.19,
+    }
+    expected = 2 * (3 * sum(macs.values()) - macs["conv1"])
+    assert operations(encoders.build_encoder("vggm"), 3) / 1e6 == pytest.approx(expected, rel=1e-4)
