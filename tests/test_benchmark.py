@@ -10,8 +10,8 @@ def test_operations_of_a_training_step_of_vggm():
     """Products and sums of 512 × 300, by the table of vggm.py, in millions:
 
     conv1 254·148·7·7·96 = 177; conv2 62·36·5·5·96·256 = 1,371; conv3 30·17·9·256·384 = 451; conv4 the same; conv5
-    30·17·9·256·256 = 301; fc6 8·9·256·4096 = 75.5; fc7 4096·1024 = 4.2. Each is two operations, three times over (output,
-    gradient of the kernel, gradient of the input), but conv1 twice.
+    30·17·9·256·256 = 301; fc6 8·9·256·4096 = 75.5; fc7 4096·1024 = 4.2. Each is two operations, three times over (the
+    output, the kernel's gradient, the input's), but conv1 twice.
     """
     macs = {
         "conv1": 176.83,
