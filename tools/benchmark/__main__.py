@@ -30,7 +30,7 @@ from tools.benchmark.front_end import front_end
 from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scale import scale
-from tools.benchmark.scoring import scoring
+from tools.benchmark.scoring import scoring, trial_growth
 from tools.benchmark.training import growth, training
 
 SECTIONS = {
@@ -42,6 +42,7 @@ SECTIONS = {
     "start": start,
     "embedding": embedding,
     "scoring": scoring,
+    "trial_growth": trial_growth,
     "projector": projector,
     "augmentation": augmentation,
     "scale": scale,

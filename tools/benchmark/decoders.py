@@ -65,6 +65,19 @@ def _pyav_from_start(path, position):
     return np.resize(np.concatenate(pieces)[end - CROP : end], CROP)
 
 
+def _pyav_bare(path, position):
+    """What FFmpeg takes for the packets of a crop: a seek and their decoding, without a sample that leaves it."""
+    with av.open("file:" + os.fsdecode(path), format="mp4") as container:
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        start = int(position * max(1, stream.duration - CROP + 1))
+        container.seek(max(0, start - audio._RUN_UP), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts + frame.samples >= start + CROP:
+                break
+    return np.zeros(CROP, np.float32)
+
+
 def _wav_fromfile(path, position):
     """The least that Python can do for a WAV: a 44-byte header, taken on trust."""
     frames = (os.path.getsize(path) - 44) // 2
@@ -137,6 +150,7 @@ def _decoders(container, sharded):
         contestants["tf.audio.decode_wav"] = _in_graph(lambda contents: tf.audio.decode_wav(contents)[0])
         contestants["numpy.fromfile"] = _in_python(_wav_fromfile)
     if container == "m4a":
+        contestants["PyAV, bare seek and decoding"] = _in_python(_pyav_bare)
         contestants["PyAV, from the start"] = _in_python(_pyav_from_start)
     else:
         contestants["soundfile, whole file"] = _in_python(_soundfile_whole)

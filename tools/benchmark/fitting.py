@@ -11,10 +11,9 @@ import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tools.benchmark.measuring import Options, print_table, ratio, write_speech
-from tools.benchmark.training import NETS, batch_of, tensorflow_step, training_model
+from tools.benchmark.measuring import Options, of_process, print_table, ratio, write_speech
+from tools.benchmark.training import NETS, batch_of, one_operation_at_a_time, tensorflow_step, training_model
 from vggvox_tf import callbacks, pipeline, sampling
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.frontend import crop_samples
@@ -56,7 +55,11 @@ def _fit(model, folder, size, seconds, steps):
 
 def fitting(options: Options):
     """Utterances per second of model.fit by container, and its ratio to the step on a constant batch (1: no wait)."""
-    tf.config.threading.set_inter_op_parallelism_threads(1)  # as vggvox_tf.train has it without a GPU
+    return of_process(_fitting, options)
+
+
+def _fitting(options):
+    one_operation_at_a_time()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         corpora = {name: write_corpus(pathlib.Path(folder, name), name) for name in CONTAINERS}

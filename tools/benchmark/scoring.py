@@ -14,6 +14,7 @@ from tools.benchmark.measuring import Options, in_process, print_table
 from vggvox_tf import metrics, trials
 from vggvox_tf import scoring as ours
 
+SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
 RECORDINGS, SPEAKERS, TRIALS, DIMENSION, COHORT, TOP = 145_000, 1_251, 581_480, 512, 5_000, 300
 # The plain way to normalise is measured on so much of the recordings, since all would take many minutes.
 PLAIN_SHARE = 0.05
@@ -91,21 +92,21 @@ TASKS = {
 class _Data:
     """The files that a measurement works on; loading vectors and scores is part of it, making them is not."""
 
-    def __init__(self, folder, listed):
+    def __init__(self, folder, listed, size=TRIALS):
         rng = np.random.default_rng(0)
         self.folder = folder
         self.trials = listed or str(pathlib.Path(folder, "trials.txt"))
         if not listed:
-            self._draw_trials(rng)
+            self._draw_trials(rng, size)
         for name, rows in (("vectors", RECORDINGS), ("cohort", COHORT)):
             np.save(pathlib.Path(folder, name), rng.standard_normal((rows, DIMENSION), np.float32))
-        labels = rng.random(TRIALS) < 0.5
+        labels = rng.random(size) < 0.5
         np.savez(pathlib.Path(folder, "scored"), scores=rng.normal(2.5 * labels).astype(np.float32), labels=labels)
 
-    def _draw_trials(self, rng):
+    def _draw_trials(self, rng, size):
         """Random pairs, half of them called targets: only the size of the list matters."""
         names = [f"id1{n % SPEAKERS:04}/{n // 20:011x}/{n % 20:05}.wav" for n in range(RECORDINGS)]
-        a, b = rng.integers(0, RECORDINGS, (2, TRIALS)).tolist()
+        a, b = rng.integers(0, RECORDINGS, (2, size)).tolist()
         with open(self.trials, "w") as file:
             file.writelines(f"{n % 2} {names[i]} {names[j]}\n" for n, (i, j) in enumerate(zip(a, b, strict=True)))
 
@@ -147,4 +148,18 @@ def scoring(options: Options):
                     }
                 )
             print_table(rows[-len(ways) :], header=len(rows) == len(ways))
+    return rows
+
+
+def trial_growth(options: Options):
+    """Seconds, and the peak memory of the process (Linux), by the number of trials over 145,000 recordings."""
+    rows = []
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            data = _Data(folder, None, size)
+            for task, function in (("read and score a list", _read_and_score), ("EER", _eer)):
+                seconds, peaks = zip(*(in_process(function, data) for _ in range(options.rounds)), strict=True)
+                row = {"task": task, "trials": size, "seconds": round(statistics.median(seconds), 3)}
+                rows.append({**row, "peak MiB": round(max(peaks)), "rounds": [round(value, 3) for value in seconds]})
+        print_table(rows[-2:], header=len(rows) == 2)
     return rows

@@ -31,6 +31,12 @@ BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
 
 
+def one_operation_at_a_time():
+    """As vggvox_tf.train has TensorFlow without a GPU; before anything else that TensorFlow does."""
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
 def batch_of(size, seconds):
     random = np.random.default_rng(0)
     waveforms = random.normal(0, 0.1, (size, crop_samples(seconds))).astype(np.float32)
@@ -129,6 +135,11 @@ def median_rates(ways, rounds, warm=2):
 
 def training(options: Options):
     """Utterances per second of a step, the share of the peak of a matrix product, and the ratio to PyTorch."""
+    return of_process(_training, options)
+
+
+def _training(options):
+    one_operation_at_a_time()
     rows = []
     for net, (size, seconds, arguments) in NETS.items():
         waveforms, speakers = batch_of(size, seconds)
@@ -163,7 +174,7 @@ def training(options: Options):
 def _seconds_of_steps(size, threads, rounds):
     """Of the small recipe's step with so many threads, in a process of its own."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    one_operation_at_a_time()
     *_, (_, seconds, arguments) = NETS.values()
     waveforms, speakers = batch_of(size, seconds)
     step = tensorflow_step(training_model(arguments)[0], waveforms, speakers)
