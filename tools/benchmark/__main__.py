@@ -31,13 +31,14 @@ from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scale import scale
 from tools.benchmark.scoring import scoring, trial_growth
-from tools.benchmark.training import growth, training
+from tools.benchmark.training import growth, memory, training
 
 SECTIONS = {
     "decoders": decoders,
     "front_end": front_end,
     "training": training,
     "growth": growth,
+    "memory": memory,
     "fitting": fitting,
     "start": start,
     "embedding": embedding,

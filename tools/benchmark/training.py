@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tools.benchmark.measuring import Options, of_process, print_table, ratio
+from tools.benchmark.measuring import Options, of_process, peak_memory, print_table, ratio
 from vggvox_tf import encoders
 from vggvox_tf.frontend import crop_samples
 from vggvox_tf.training_model import TrainingModel
@@ -27,6 +27,14 @@ NETS = {
     ),
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
+# Of configs/, with their batch: arguments of encoders.build_encoder, seconds of a crop.
+RECIPES = {
+    "vggm_softmax.cfg": ({"trunk": "vggm"}, 3),
+    "resnet34_softmax.cfg": ({"trunk": "resnet34", "rows": 257}, 3),
+    "resnet50_softmax.cfg": ({"trunk": "resnet50", "rows": 257}, 3),
+    "best_small.cfg": (NETS["vggm × 0.375, 100 mel × 200"][2], 2),
+}
+RECIPE_BATCH = 64
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
 
@@ -190,5 +198,26 @@ def growth(options: Options):
         times = of_process(_seconds_of_steps, size, threads, options.rounds)
         rate = round(size / statistics.median(times), 1)
         rows.append({"batch": size, "threads": threads, "utterances/s": rate, "rounds": times})
+        print_table(rows[-1:], header=len(rows) == 1)
+    return rows
+
+
+def _memory_of_steps(arguments, size, seconds):
+    """Peak MiB of this process before the model is built, and after two steps."""
+    one_operation_at_a_time()
+    waveforms, speakers = batch_of(size, seconds)
+    before = peak_memory()
+    step = tensorflow_step(training_model(arguments)[0], waveforms, speakers)
+    step()
+    step()
+    return before, peak_memory()
+
+
+def memory(options: Options):
+    """Peak memory of a training process on the CPU (Linux) with the recipes' batches; of TensorFlow alone."""
+    rows = []
+    for name, (arguments, seconds) in RECIPES.items():
+        before, peak = of_process(_memory_of_steps, arguments, RECIPE_BATCH, seconds)
+        rows.append({"way": name, "batch": RECIPE_BATCH, "peak MiB": round(peak), "TensorFlow MiB": round(before)})
         print_table(rows[-1:], header=len(rows) == 1)
     return rows
