@@ -13,7 +13,7 @@ from vggvox_tf import audio, encoders
 from vggvox_tf.calibration import Calibration, CalibrationError
 from vggvox_tf.encoders.pooling import POOLINGS
 from vggvox_tf.frontend import NORMALISATIONS
-from vggvox_tf.speaker_encoder import EncoderError, SpeakerEncoder
+from vggvox_tf.speaker_encoder import NEWER_ARGUMENTS, EncoderError, SpeakerEncoder
 
 PATHS = ["s3/a/2.wav", "s0/b/0.wav", "s0/a/0.wav", "s1/a/2.wav", "s5/b/2.wav"]
 
@@ -38,6 +38,17 @@ def test_embeddings_do_not_depend_on_the_batch(tiny_corpus, encoder, batch_size)
     for waveform, embedding in zip(waveforms, embeddings, strict=True):
         np.testing.assert_allclose(embedding, encoder.model(waveform[np.newaxis])[0], atol=1e-4)
     np.testing.assert_allclose(encoder.embed_waveforms(waveforms, batch_size), embeddings, atol=1e-4)
+
+
+def test_saved_for_every_keras_of_the_requirements(encoder, tmp_path):
+    """Without arguments that Keras 3.15 writes at their defaults and 3.10 refuses; the same encoder otherwise."""
+    path = tmp_path / "encoder.keras"
+    encoder.save(path)
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json").decode()
+    assert not any(f'"{name}"' in config for name in NEWER_ARGUMENTS)
+    assert '"momentum": 0.9' in config
+    assert SpeakerEncoder.load(path).fingerprint == encoder.fingerprint
 
 
 def test_crops_are_evenly_spaced_and_short_recordings_are_all_of_theirs(encoder, tmp_path):

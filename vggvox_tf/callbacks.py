@@ -615,7 +615,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # Whatever it is trained in: float32 is right on every machine.
-        encoder = with_precision(self.encoder, "float32")
+        encoder = SpeakerEncoder(with_precision(self.encoder, "float32"))
         self.run.save(encoder.save, "encoder.keras")
         if logs.get("val_eer", float("inf")) < self.best_eer:
             self.best_eer = logs["val_eer"]

@@ -43,6 +43,10 @@ KERAS_CLASSES = {
     },
     "keras.src.models.functional": {"Functional"},
 }  # fmt: skip
+# Arguments that newer versions of Keras write at their defaults, and that versions before them refuse.
+NEWER_ARGUMENTS = {
+    "input_axes", "output_axes", "quantization_config", "renorm", "renorm_clipping", "renorm_momentum",
+}  # fmt: skip
 OUR_CLASSES = {
     f"vggvox_tf>{cls.__name__}"
     for cls in (Spectrogram, BatchNormalization, AttentivePooling, NetVLAD, StatisticsPooling)
@@ -90,6 +94,16 @@ class SpeakerEncoder:
                 f"{path}: expected an encoder that vggvox_tf.train saved (RUN/encoder.keras), found: {error}"
             ) from error
         return cls(model, Path(path))
+
+    def save(self, path):
+        """Writes a `.keras` file that every Keras of requirements.txt loads, whichever of them saves it."""
+        self.model.save(path)
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        members["config.json"] = _for_older_keras(members["config.json"])
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, member in members.items():
+                archive.writestr(name, member)
 
     @property
     def dimension(self):
@@ -270,6 +284,16 @@ class SpeakerEncoder:
         """A decision.Decision on two embeddings (D,): same speaker or not, by the calibration or a given threshold."""
         a, b = scoring.unit_length(np.stack([a, b]))
         return decide(a @ b, self.calibration, threshold, p_target)
+
+
+def _for_older_keras(config):
+    """A model's configuration (bytes of JSON) without NEWER_ARGUMENTS."""
+    return json.dumps(
+        json.loads(
+            config,
+            object_hook=lambda part: {name: value for name, value in part.items() if name not in NEWER_ARGUMENTS},
+        )
+    )
 
 
 def _check_harmless(path):
