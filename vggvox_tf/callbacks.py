@@ -545,11 +545,17 @@ class EarlyStopping(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class ChiefStops(keras.callbacks.Callback):
-    """Ends training on all workers after an epoch after which the chief ends it. Comes last, on each of them."""
+class InStep(keras.callbacks.Callback):
+    """Keeps workers together at the end of an epoch and of training. Comes last, on each of them.
+
+    They wait for what the chief alone does, and end training after the epoch after which the chief ends it.
+    """
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = bool(devices.from_chief(self.model.distribute_strategy, self.model.stop_training))
+
+    def on_train_end(self, logs=None):
+        devices.from_chief(self.model.distribute_strategy, 0)
 
 
 class StepTimer(keras.callbacks.Callback):

@@ -584,14 +584,14 @@ def recordings_of(corpus):
 
 
 @contextlib.contextmanager
-def explaining(recordings):
+def explaining(recordings, workers=1):
     """Puts what ended training in the place of TensorFlow's error: one of the recordings, or another worker's end."""
     try:
         yield
     except tf.errors.OpError as error:
         if recordings.failure:
             raise recordings.failure from None
-        if isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError):
+        if workers > 1 and isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError):
             logging.warning("%s", error.message)
             raise Terminated(
                 "another worker has ended, or cannot be reached: started again on all workers, the same command goes "
@@ -669,6 +669,7 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
     """Trains from the step that the model is at to the end of epoch number `epochs`."""
     model, encoder = training.model, training.encoder
     strategy = model.distribute_strategy
+    _, workers = devices.workers(strategy)
     step = model.steps_done
     done = step // steps_per_epoch
     if done >= epochs:
@@ -695,7 +696,7 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
         optional.append(callbacks.MarginWarmUp(model.loss[0], FLAGS.class_margin, warmup, step))
     if FLAGS.weight_average:
         optional.append(callbacks.AveragedWeights(model.weight_average))
-    if FLAGS.profile_steps:
+    if FLAGS.profile_steps and run.writes:
         optional.append(callbacks.Profile(run.folder, step, *map(int, numbers("profile_steps", -1))))
     writing, last = [], []
     if run.writes:
@@ -715,11 +716,11 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
         last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
     if FLAGS.early_stopping and run.writes:
         last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
-    if devices.workers(strategy)[1] > 1:
+    if workers > 1:
         if not run.writes:  # the chief saves, ends, and so ends the others
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        last.append(callbacks.ChiefStops())
-    with explaining(recordings):
+        last.append(callbacks.InStep())
+    with explaining(recordings, workers):
         model.fit(
             devices.distribute(strategy, throughput.timed(dataset)),
             epochs=epochs,
