@@ -174,7 +174,8 @@ def test_xla_and_mixed_precision_train_the_same_but_for_rounding(softmax_run, ti
     run("train", *flags, flag, f"--run={tmp_path}/other")
     run("train", *flags, f"--run={tmp_path}/plain")
     other, plain = (history(tmp_path / name)[0]["loss"] for name in ("other", "plain"))
-    assert other != plain and float(other) == pytest.approx(float(plain), rel=tolerance)
+    assert float(other) == pytest.approx(float(plain), rel=tolerance)
+    assert other != plain or flag == "--jit_compile"  # XLA may well compute the same digits
 
 
 def test_a_time_budget_becomes_a_number_of_steps(tiny_corpus, tmp_path):
