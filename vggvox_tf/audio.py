@@ -380,6 +380,7 @@ class _FFmpeg:
             sample_format = self._codec.format.name if self._codec.format else "nothing"
             if not self.rate or sample_format.removesuffix("p") not in _SAMPLE_TYPES:
                 raise AudioError(path, f"FFmpeg decodes its {self._codec.name} to {sample_format}, not PCM")
+            self._channel_count = self._codec.channels
             self._dtype = _SAMPLE_TYPES[sample_format.removesuffix("p")]
             # Elsewhere the duration is an estimate, in milliseconds or (Opus) counts the encoder's delay.
             self.frames = None
@@ -410,8 +411,10 @@ class _FFmpeg:
                         raise AudioError(self._path, f"its index leads to sample {decoded} instead of {start}")
                 position, decoded = decoded, decoded + frame.samples
                 if decoded > start:
-                    used = slice(max(0, start - position), None if stop is None else max(0, stop - position))
-                    pieces.append(self._channels(frame)[:, used])
+                    piece = self._channels(frame)
+                    if position < start or (stop is not None and decoded > stop):
+                        piece = piece[:, max(0, start - position) : None if stop is None else max(0, stop - position)]
+                    pieces.append(piece)
             if stop is not None and decoded >= stop:
                 break
         decoded = decoded or 0
@@ -427,8 +430,8 @@ class _FFmpeg:
     def _channels(self, frame):
         """A decoded frame as (channels, samples)."""
         if len(frame.planes) == 1:  # mono, or interleaved
-            count = frame.samples * self._codec.channels
-            return np.frombuffer(frame.planes[0], self._dtype, count).reshape(frame.samples, -1).T
+            samples = frame.samples
+            return np.frombuffer(frame.planes[0], self._dtype, samples * self._channel_count).reshape(samples, -1).T
         return np.stack([np.frombuffer(plane, self._dtype, frame.samples) for plane in frame.planes])
 
 
