@@ -1,5 +1,6 @@
 """Decoders: crops of 3 s at random positions, from files to batches."""
 
+import importlib.util
 import itertools
 import os
 import pathlib
@@ -63,6 +64,18 @@ def _pyav_from_start(path, position):
             if decoded >= end:
                 break
     return np.resize(np.concatenate(pieces)[end - CROP : end], CROP)
+
+
+def _librosa(path, position):
+    """librosa.load of the crop, at the file's own rate; it seeks where libsndfile does."""
+    import librosa  # an extra of the benchmark: requirements-benchmark.txt
+
+    path = os.fsdecode(path)
+    samples = soundfile.info(path).frames
+    start = int(position * max(1, samples - CROP + 1))
+    rate = audio.SAMPLE_RATE
+    waveform, _ = librosa.load(path, sr=None, offset=start / rate, duration=CROP / rate)
+    return np.resize(waveform, CROP)
 
 
 def _pyav_bare(path, position):
@@ -154,6 +167,8 @@ def _decoders(container, sharded):
         contestants["PyAV, from the start"] = _in_python(_pyav_from_start)
     else:
         contestants["soundfile, whole file"] = _in_python(_soundfile_whole)
+        if importlib.util.find_spec("librosa"):
+            contestants["librosa.load"] = _in_python(_librosa)
     contestants["PyAV, whole file"] = _in_python(_pyav_whole)
     return contestants
 
