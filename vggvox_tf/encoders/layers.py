@@ -23,9 +23,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )  # fmt: skip
         if training:
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
-            variance *= (
-                count - 1
-            ) / count  # TensorFlow gives that of a sample, Σ (x − x̄)² / (n − 1), Keras keeps … / n
+            variance *= (count - 1) / count  # TensorFlow divides by n − 1, Keras keeps the mean square
             for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 moving.assign(self.momentum * moving + (1 - self.momentum) * value)
         return outputs
