@@ -24,7 +24,7 @@ SMALL = [
     "--final_learning_rate=0.001", "--epochs=2", "--steps_per_epoch=1",
 ]  # fmt: skip
 LOSSES = {
-    "softmax": ["--loss=softmax", "--weight_average=0.9", "--decode_threads=1"],
+    "softmax": ["--loss=softmax", "--weight_average=0.9", "--decode_processes=1"],
     "both": ["--loss=am,angular_prototypical", "--class_scale=5", "--embedding_dim=8", "--margin_warmup_epochs=1"],
     "pairs": ["--loss=contrastive", "--mining=random", "--embedding_dim=8"],
     "hard": ["--loss=contrastive", "--embedding_dim=8", "--freeze_batch_norm"],

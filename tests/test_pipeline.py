@@ -36,10 +36,10 @@ def test_batches_hold_the_sampled_crops(corpus):
         for waveform, index, position in zip(waveforms, indices, positions, strict=True):
             whole, _ = soundfile.read(corpus.root / corpus.paths[index], dtype="float32")
             if whole.size < SAMPLES:  # 0.9 s: repeated, not padded
-                np.testing.assert_array_equal(waveform, np.resize(whole, SAMPLES))
+                np.testing.assert_array_equal(waveform, np.resize(whole, SAMPLES) * 32768)
             else:
                 start = int(position * (whole.size - SAMPLES + 1))
-                np.testing.assert_array_equal(waveform, whole[start : start + SAMPLES])
+                np.testing.assert_array_equal(waveform, whole[start : start + SAMPLES] * 32768)
 
 
 def test_starting_at_a_step_is_the_same_as_going_on(corpus):
@@ -59,12 +59,14 @@ def test_bad_recordings_are_replaced_counted_and_named(corpus, caplog):
         (corpus.root / path).write_bytes(content)
     bad = [list(corpus.paths).index(path) for path in ("s2/a/0.wav", "s2/b/2.wav")]
     recordings = pipeline.Recordings(corpus, SAMPLES, 0.1)
-    waveform, used = recordings.crop(bad[0], 0.0)
-    assert corpus.paths[used] == "s2/a/1.wav"
-    np.testing.assert_array_equal(waveform, audio.load_crop(corpus.root / "s2/a/1.wav", 0.0, SAMPLES))
-    _, used = recordings.crop(bad[1], 0.5)
-    assert corpus.paths[used] == "s3/a/0.wav"
-    recordings.crop(bad[0], 0.7)
+    good = list(corpus.paths).index("s4/a/0.wav")
+    crops, used = recordings.crops([bad[0], good, bad[1]], np.array([0.0, 0.3, 0.5]))
+    assert corpus.paths[used].tolist() == ["s2/a/1.wav", "s4/a/0.wav", "s3/a/0.wav"]
+    for crop, index, position in zip(crops, used, (0.0, 0.3, 0.5), strict=True):
+        expected = audio.load_crop(corpus.root / corpus.paths[index], position, SAMPLES)
+        np.testing.assert_array_equal(crop, expected * 32768)
+    _, used = recordings.crops([bad[0]], np.array([0.7]))
+    assert corpus.paths[used].tolist() == ["s2/a/1.wav"]
     assert sorted(recordings.bad) == bad
     assert "s2/a/0.wav" in recordings.bad[bad[0]] and "s2/b/2.wav" in recordings.bad[bad[1]]
 
@@ -93,4 +95,4 @@ def test_nothing_but_bad_recordings_ends(corpus):
     recordings = pipeline.Recordings(corpus, SAMPLES, 1.0)
     for index in (3, 20):  # the second as another thread would: all are known to be bad already
         with pytest.raises(pipeline.TooManyBadFilesError, match="36 of the 36"):
-            recordings.crop(index, 0.5)
+            recordings.crops([index], np.array([0.5]))

@@ -71,7 +71,7 @@ def softmax_run(tiny_corpus, tmp_path_factory):
         "--listen=2",
         "--sprites",
         "--profile_steps=5,9",
-        "--decode_threads=1",
+        "--decode_processes=1",
     ]
     output = run("train", *flags)
     return folder, output

@@ -1,4 +1,5 @@
-"""Recordings of any container as mono float32 at 16 kHz: the whole (`load`) or a crop of it (`load_crop`).
+"""Recordings of any container as mono samples at 16 kHz: the whole (`load`), a crop of it (`load_crop`), or crops of
+several as 16-bit PCM (`load_crops`).
 
 One decoder per container, chosen by `python -m tools.benchmark decoders`:
 
@@ -32,6 +33,8 @@ from vggvox_tf.corpus import SHARDED
 SAMPLE_RATE = 16000
 # -80 dBFS, the level of three steps of 16-bit PCM: a recording that never gets there holds no speech.
 SILENCE = 1e-4
+# Of 16-bit PCM: int16 samples are FULL_SCALE times those in [-1, 1].
+FULL_SCALE = 2**15
 # Decoders overshoot full scale by some per cent, which is clipped. Far more than that is a float file holding
 # integers, which clipping would turn into noise.
 OVERLOAD = 8.0
@@ -114,14 +117,50 @@ def load_crop(path, position, samples):
             return _clipped(waveform, peak)
         waveform = load(path)
 
+    return crop_of(waveform, position, samples)
+
+
+def crop_of(waveform, position, samples, silence=SILENCE):
+    """The crop of a recording that is decoded already; see `load_crop`.
+
+    Args:
+      waveform: (n,) float or integer, with at least one sample that reaches `silence`.
+      silence: in the waveform's own units.
+
+    Returns:
+      (samples,) of the waveform's type, a copy.
+    """
     if len(waveform) <= samples:
         return np.resize(waveform, samples)
     start = _crop_start(position, len(waveform), samples)
-    if np.abs(waveform[start : start + samples]).max() < SILENCE:
-        audible = np.flatnonzero(np.abs(waveform) >= SILENCE)
+    if _largest(waveform[start : start + samples]) < silence:
+        audible = np.flatnonzero((waveform >= silence) | (waveform <= -silence))
         following = audible[audible >= start]
         start = min((following if following.size else audible)[0], len(waveform) - samples)
     return waveform[start : start + samples].copy()  # a view would keep the whole recording in memory
+
+
+def load_crops(paths, positions, samples):
+    """Crops of several recordings as 16-bit PCM, which takes half of the memory and of the way to the device.
+
+    Args:
+      paths, positions, samples: of each as for `load_crop`.
+
+    Returns:
+      int16 (N, samples), and the AudioErrors by row; a row with an error holds nothing of use.
+    """
+    crops, errors = np.empty((len(paths), samples), np.int16), {}
+    for row, (path, position) in enumerate(zip(paths, positions, strict=True)):
+        try:
+            crops[row] = to_pcm16(load_crop(path, position, samples))
+        except AudioError as error:
+            errors[row] = error
+    return crops, errors
+
+
+def to_pcm16(waveform):
+    """[-1, 1] as int16, rounded; what came from 16-bit samples becomes these again."""
+    return np.minimum(np.rint(waveform * np.float32(FULL_SCALE)), FULL_SCALE - 1).astype(np.int16)
 
 
 def num_samples(path):
@@ -141,9 +180,14 @@ def _crop_start(position, length, samples):
     return min(int(float(position) * (length - samples + 1)), length - samples)
 
 
+def _largest(waveform):
+    """Largest magnitude. max and min hand NaN on, and in floats the lowest int16 has one."""
+    return max(float(waveform.max()), -float(waveform.min()))
+
+
 def _peak(path, waveform):
-    """Largest magnitude; raises where the samples are no audio. max and min hand NaN on."""
-    peak = max(float(waveform.max()), -float(waveform.min()))
+    """Largest magnitude; raises where the samples are no audio."""
+    peak = _largest(waveform)
     if not math.isfinite(peak):
         raise AudioError(path, "holds NaN or infinite samples")
     if peak > OVERLOAD:

@@ -254,9 +254,9 @@ class Throughput(keras.callbacks.Callback):
         if share > WAIT_WORTH_SAYING:
             logging.warning(
                 "Epoch %d: %.0f %% of the time was spent waiting for recordings: they are read and decoded more slowly "
-                "than they are trained on. Give more --decode_threads where CPU cores are idle or the disk answers "
-                "late; else keep the recordings as wav or flac, on a local disk or in shards (tools/make_shards.py), "
-                "and name that --corpus.",
+                "than they are trained on. Give --cache where they fit into memory; more --decode_processes where CPU "
+                "cores are idle or the disk answers late; else keep the recordings as wav or flac, on a local disk or "
+                "in shards (tools/make_shards.py), and name that --corpus.",
                 epoch + 1,
                 100 * share,
             )

@@ -8,6 +8,7 @@ larger margin, is a third stage. Started again with the same flags, a run goes o
 
 import contextlib
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -21,7 +22,21 @@ import tensorflow as tf
 from absl import flags, logging
 from tensorboard.plugins.hparams import api as hparams
 
-from vggvox_tf import augment, callbacks, cli, devices, encoders, heads, losses, mining, pipeline, sampling, schedules
+from vggvox_tf import (
+    audio,
+    augment,
+    callbacks,
+    cli,
+    decoding,
+    devices,
+    encoders,
+    heads,
+    losses,
+    mining,
+    pipeline,
+    sampling,
+    schedules,
+)
 from vggvox_tf.corpus import read_corpus
 from vggvox_tf.encoders.pooling import POOLINGS
 from vggvox_tf.frontend import COMPRESSIONS, FFT_LENGTHS, MAXIMUM_MEL_BANDS, NORMALISATIONS, crop_samples
@@ -166,8 +181,17 @@ flags.DEFINE_float(
     "weight_average", 0.0, "Momentum of the average of the weights that is tested and kept; 0: none.", 0, 1
 )
 
+flags.DEFINE_boolean(
+    "cache",
+    False,
+    "Keep the decoded recordings in memory, 115 MB an hour: after its first time a recording costs nothing.",
+)
 flags.DEFINE_integer(
-    "decode_threads", None, "Threads that read and decode recordings; default: as many as there are CPU cores.", 1
+    "decode_processes",
+    None,
+    "Processes that read and decode recordings; 0: a thread of this one does. Default: 0; beside a GPU, one for each "
+    "CPU core.",
+    0,
 )
 flags.DEFINE_boolean("jit_compile", None, "Compile the training step by XLA; on a CPU it is slower than oneDNN.")
 flags.DEFINE_boolean(
@@ -193,11 +217,11 @@ ALWAYS = {
     "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
     "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
     "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "frequency_mask", "time_mask",
-    "accumulate", "jit_compile", "mixed_precision",
+    "accumulate", "jit_compile", "mixed_precision", "cache",
 }  # fmt: skip
 # A run with others of these is the same run.
 NOT_KEPT = {
-    "run", "time_budget", "projector_every", "sprites", "listen", "decode_threads", "profile_steps", "strategy",
+    "run", "time_budget", "projector_every", "sprites", "listen", "decode_processes", "profile_steps", "strategy",
 }  # fmt: skip
 # Not among the columns of TensorBoard's table of runs: where things lie, what does not change the training, and lists
 # of numbers, which it has no columns for.
@@ -309,6 +333,8 @@ def check_flags():
             raise flags.Error(
                 f"--margin={FLAGS.margin} cannot be reached: embeddings of unit length are at most 2 apart."
             )
+    if FLAGS.cache and FLAGS.decode_processes:
+        raise flags.Error("--decode_processes has no effect with --cache: leave one of them out.")
     for name in ("freeze_trunk", "freeze_batch_norm"):
         if FLAGS[name].value and not FLAGS.init_from:
             raise flags.Error(f"--{name} needs a trained trunk: give --init_from.")
@@ -566,7 +592,7 @@ def build_training(strategy, corpus, steps_per_epoch):
     return Training(
         model, encoder, class_names if classification_loss() else None, sampler, mined,
         lambda recordings, first, last: pipeline.dataset(
-            recordings, sampler, FLAGS.seed, first, last, voices, FLAGS.decode_threads, part, replicas
+            recordings, sampler, FLAGS.seed, first, last, voices, part, replicas
         ),
     )  # fmt: skip
 
@@ -580,7 +606,27 @@ def crop_length():
 
 def recordings_of(corpus):
     """Reads the crops that the flags ask for."""
-    return pipeline.Recordings(corpus, crop_length(), FLAGS.max_bad_share)
+    number = FLAGS.decode_processes
+    if number is None and tf.config.list_physical_devices("GPU"):
+        number = os.cpu_count()
+    processes = decoding.Processes(number) if number and not FLAGS.cache else None
+    return pipeline.Recordings(corpus, crop_length(), FLAGS.max_bad_share, processes, FLAGS.cache)
+
+
+def check_cache(corpus):
+    """Raises flags.Error where the decoded recordings, by the length of some of them, do not fit into the memory."""
+    lengths = []
+    for path in few(corpus, 200):
+        with contextlib.suppress(audio.AudioError):  # counted, named and reported when it is to be trained on
+            lengths.append(audio.num_samples(path))
+    needed = 2 * np.mean(lengths or [0]) * len(corpus)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.7 * memory:
+        raise flags.Error(
+            f"--cache: the {len(corpus)} recordings of --corpus take about {needed / 1e9:.1f} GB decoded, this machine "
+            f"has {memory / 1e9:.1f} GB of memory: leave it out."
+        )
+    logging.info("The decoded recordings will take %.2f GB of memory (--cache).", needed / 1e9)
 
 
 @contextlib.contextmanager
@@ -756,6 +802,8 @@ def main(_):
     if FLAGS.trials:
         trials = read_trials(FLAGS.trials, FLAGS.trials_root)
         trials.check_files()
+    if FLAGS.cache:
+        check_cache(corpus)
     steps_per_epoch = plan_steps(strategy, corpus, trials, started)
     training = build_training(strategy, corpus, steps_per_epoch)
     model, encoder = training.model, training.encoder

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from vggvox_tf import devices
+from vggvox_tf import audio, devices
 
 
 class TrainingModel(keras.Model):
@@ -54,6 +54,8 @@ class TrainingModel(keras.Model):
 
     def train_step(self, data):
         waveforms, speakers, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if waveforms.dtype == tf.int16:  # as the pipeline has them: half of the way to the device
+            waveforms = tf.cast(waveforms, tf.float32) / audio.FULL_SCALE
         with tf.GradientTape() as tape:
             outputs = self.forward(waveforms)
             speakers = devices.global_rows(speakers)
