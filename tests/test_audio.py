@@ -255,6 +255,37 @@ def test_a_silent_crop_moves_to_the_next_sound(tmp_path):
     np.testing.assert_array_equal(crop(700), waveform[900:1000])  # no later than the last possible start
 
 
+def test_16_bit_samples_come_back_as_they_were(tmp_path):
+    """The lowest, the highest, and all between; others are rounded, and +1 is one step too high."""
+    samples = np.arange(-32768, 32768, dtype=np.int16)
+    soundfile.write(tmp_path / "x.wav", samples, 16000)
+    np.testing.assert_array_equal(audio.to_pcm16(audio.load(tmp_path / "x.wav")), samples)
+    np.testing.assert_array_equal(
+        audio.to_pcm16(np.float32([1, 0.49 / 32768, 2.51 / 32768, -1])), [32767, 0, 3, -32768]
+    )
+
+
+def test_several_crops_as_16_bit_samples(recordings, tmp_path):
+    paths = [*recordings.values(), tmp_path / "missing.wav"]
+    positions = np.linspace(0, 0.99, len(paths))
+    crops, errors = audio.load_crops(paths, positions, CROP)
+    assert crops.shape == (len(paths), CROP) and crops.dtype == np.int16
+    for crop, path, position in zip(crops, paths[:-1], positions, strict=False):
+        assert np.abs(crop / 32768 - audio.load_crop(path, position, CROP)).max() <= 0.5 / 32768
+    assert list(errors) == [len(paths) - 1] and errors[len(paths) - 1].path == str(tmp_path / "missing.wav")
+
+
+def test_a_crop_of_a_decoded_recording(tmp_path):
+    """As load_crop has it, in 16-bit steps: 100 samples of silence (steps 3 and −3 are below 1e-4), then the lowest."""
+    samples = np.array([3, -3] * 50 + [-32768, 0, 5, 7], np.int16)
+    soundfile.write(tmp_path / "x.wav", samples, 16000)
+    for position in (0, 0.3, 0.97, 0.999):
+        crop = audio.crop_of(samples, position, 4, audio.SILENCE * audio.FULL_SCALE)
+        assert crop.dtype == np.int16 and crop.base is None
+        np.testing.assert_array_equal(crop, audio.load_crop(tmp_path / "x.wav", position, 4) * 32768)
+    np.testing.assert_array_equal(crop, [-32768, 0, 5, 7])
+
+
 @pytest.mark.parametrize(("position", "samples"), [(1, 10), (-0.1, 10), (math.nan, 10), (0.5, 0)])
 def test_impossible_crops_are_refused(recordings, position, samples):
     with pytest.raises(ValueError, match="Expected 0 <= position < 1"):

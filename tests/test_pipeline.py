@@ -3,7 +3,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from vggvox_tf import audio, pipeline, sampling
+from vggvox_tf import audio, decoding, pipeline, sampling
 from vggvox_tf.corpus import read_corpus
 
 SAMPLES = 16_000
@@ -19,8 +19,8 @@ def corpus(tiny_corpus, tmp_path):
     return read_corpus(tmp_path)
 
 
-def batches(corpus, sampler, first=0, last=6, max_bad_share=0.1, seed=5):
-    recordings = pipeline.Recordings(corpus, SAMPLES, max_bad_share)
+def batches(corpus, sampler, first=0, last=6, max_bad_share=0.1, seed=5, **ways):
+    recordings = pipeline.Recordings(corpus, SAMPLES, max_bad_share, **ways)
     data = pipeline.dataset(recordings, sampler, seed, first, last)
     return [(waveforms.numpy(), speakers.numpy()) for waveforms, speakers in data], recordings
 
@@ -40,6 +40,46 @@ def test_batches_hold_the_sampled_crops(corpus):
             else:
                 start = int(position * (whole.size - SAMPLES + 1))
                 np.testing.assert_array_equal(waveform, whole[start : start + SAMPLES] * 32768)
+
+
+@pytest.mark.parametrize("way", ["processes", "cache"])
+def test_however_they_are_decoded_batches_are_the_same(corpus, way):
+    """Also with a recording that is none, and with all of them decoded already: the second pass of two."""
+    bad = corpus.root / "s2/a/0.wav"
+    bad.unlink()
+    bad.write_bytes(b"no audio at all")
+    sampler = sampling.UtteranceSampler(corpus, 9, seed=5)
+    expected, expected_recordings = batches(corpus, sampler, last=8)
+    ways = {"processes": decoding.Processes(2)} if way == "processes" else {"cache": True}
+    result, recordings = batches(corpus, sampler, last=8, **ways)
+    assert recordings.bad == expected_recordings.bad and len(recordings.bad) == 1
+    for (a, b), (c, d) in zip(expected, result, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_a_cached_recording_is_read_once(corpus):
+    recordings = pipeline.Recordings(corpus, SAMPLES, 0.1, cache=True)
+    first, _ = recordings.crops([3, 5], np.array([0.5, 0.5]))
+    for path in corpus.paths[[3, 5]]:
+        (corpus.root / path).unlink()
+    again, used = recordings.crops([3, 5], np.array([0.5, 0.5]))
+    np.testing.assert_array_equal(again, first)
+    assert used.tolist() == [3, 5]
+
+
+def test_of_several_workers_each_has_its_rows(corpus):
+    """Batches of 8 for two workers of two devices each: rows 0–1 and 2–3 of each batch, and 4–5 and 6–7."""
+    sampler = sampling.UtteranceSampler(corpus, 8, seed=5)
+    whole, _ = batches(corpus, sampler, last=3)
+    recordings = pipeline.Recordings(corpus, SAMPLES, 0.1)
+    parts = [
+        [labels.numpy() for _, labels in pipeline.dataset(recordings, sampler, 5, 0, 3, part=(worker, 2), replicas=4)]
+        for worker in (0, 1)
+    ]
+    for step, (_, labels) in enumerate(whole):
+        mine = [*parts[0][2 * step : 2 * step + 2], *parts[1][2 * step : 2 * step + 2]]
+        np.testing.assert_array_equal(np.concatenate(mine), labels)
 
 
 def test_starting_at_a_step_is_the_same_as_going_on(corpus):

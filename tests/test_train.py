@@ -1,5 +1,6 @@
 """The entry points as a person runs them, in processes of their own."""
 
+import contextlib
 import csv
 import json
 import re
@@ -13,11 +14,13 @@ import absl.flags
 import av
 import numpy as np
 import pytest
+import soundfile
 from absl.testing import flagsaver
 from conftest import voice
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from vggvox_tf import cli, encoders, train
+from vggvox_tf.corpus import read_corpus
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -319,6 +322,7 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
         (["--loss=softmax", "--batch_sise=9"], "Unknown command line flag 'batch_sise'"),
         (["--loss=softmax", "--corpus=nowhere"], "nowhere"),
         (["--loss=softmax", "--listen=3"], "--listen is given without --trials"),
+        (["--loss=softmax", "--cache", "--decode_processes=2"], "--decode_processes has no effect with --cache"),
         (["--loss=contrastive"], "a batch of 32 speakers with 2 utterances each"),
         (["--loss=contrastive", "--batch_size=8", "--init_from=nowhere"], "nowhere/encoder.keras"),
     ],
@@ -351,6 +355,16 @@ def test_a_projection_is_brought_to_unit_length_for_a_metric_loss(tmp_path):
     waveforms = np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32)
     before = first(waveforms).numpy()
     np.testing.assert_allclose(encoder(waveforms), before / np.linalg.norm(before, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_a_cache_that_does_not_fit_is_refused(tiny_corpus, monkeypatch):
+    """36 recordings of 0.9 to 1.5 s, 2 bytes a sample; 0.7 of the memory may be used."""
+    corpus = read_corpus(tiny_corpus)
+    needed = 2 * sum(soundfile.info(corpus.root / path).frames for path in corpus.paths)
+    for memory, fits in ((needed / 0.7 + 1, True), (needed / 0.7 - 1, False)):
+        monkeypatch.setattr(train.os, "sysconf", lambda name, m=memory: 1 if name == "SC_PAGE_SIZE" else m)
+        with contextlib.nullcontext() if fits else pytest.raises(train.flags.Error, match="--cache: the 36 recordings"):
+            train.check_cache(corpus)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*_*.cfg")), ids=lambda path: path.stem)

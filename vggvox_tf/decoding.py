@@ -5,6 +5,7 @@ task, (paths, positions, samples), and back goes what audio.load_crops makes of 
 does, however the training process ended.
 """
 
+import contextlib
 import os
 import pickle
 import queue
@@ -51,9 +52,7 @@ class _Process:
             self._process.stdin.flush()
             return pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            self._process.kill()
-            self._process.communicate()
-            code, self._process = self._process.returncode, None
+            code = self.close()
         if len(paths) > 1:  # one at a time, to find the one that did it
             crops, errors = np.empty((len(paths), samples), np.int16), {}
             for row, (path, position) in enumerate(zip(paths, positions, strict=True)):
@@ -62,6 +61,13 @@ class _Process:
             return crops, errors
         how = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
         return np.empty((1, samples), np.int16), {0: audio.AudioError(paths[0], f"ended its decoding process by {how}")}
+
+    def close(self):
+        """Ends it; returns its exit code."""
+        process, self._process = self._process, None
+        with process.stdout, contextlib.suppress(BrokenPipeError), process.stdin:
+            process.kill()
+        return process.wait()
 
 
 def _start():
