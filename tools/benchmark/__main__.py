@@ -25,6 +25,7 @@ from absl import app, flags
 from tools.benchmark.augmentation import augmentation
 from tools.benchmark.decoders import decoders
 from tools.benchmark.embedding import embedding
+from tools.benchmark.feeding import feeding
 from tools.benchmark.fitting import fitting, start
 from tools.benchmark.front_end import front_end
 from tools.benchmark.measuring import Options
@@ -35,6 +36,7 @@ from tools.benchmark.training import growth, memory, training
 
 SECTIONS = {
     "decoders": decoders,
+    "feeding": feeding,
     "front_end": front_end,
     "training": training,
     "growth": growth,

@@ -181,8 +181,7 @@ def _pipeline(paths, decode):
         position = tf.random.stateless_uniform([], tf.stack([index, 0]))
         return decode(paths[index % len(paths)], position)
 
-    dataset = tf.data.Dataset.range(2**40).map(crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(BATCH, drop_remainder=True)
+    return tf.data.Dataset.range(2**40).map(crop).batch(BATCH, drop_remainder=True)
 
 
 def _measure(dataset, seconds):

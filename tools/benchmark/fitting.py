@@ -33,6 +33,13 @@ def write_corpus(folder, container):
     return folder
 
 
+def cached(corpus, samples):
+    """Recordings that are all in memory already, as after the first pass of --cache."""
+    recordings = pipeline.Recordings(corpus, samples, 0.1, cache=True)
+    recordings.crops(np.arange(len(corpus)), np.zeros(len(corpus)))
+    return recordings
+
+
 class _Steps(keras.callbacks.Callback):
     """When steps were over."""
 
@@ -43,11 +50,10 @@ class _Steps(keras.callbacks.Callback):
         self.times.append(time.perf_counter())
 
 
-def _fit(model, folder, size, seconds, steps):
-    """Seconds that a step takes in model.fit, on a corpus and with what training has around it."""
-    corpus = read_corpus(folder)
-    recordings = pipeline.Recordings(corpus, crop_samples(seconds), max_bad_share=0.1)
-    dataset = pipeline.dataset(recordings, sampling.UtteranceSampler(corpus, size, 0), 0, 0, steps + 3)
+def _fit(model, recordings, size, steps):
+    """Seconds that a step takes in model.fit, on recordings and with what training has around it."""
+    sampler = sampling.UtteranceSampler(recordings.corpus, size, 0)
+    dataset = pipeline.dataset(recordings, sampler, 0, 0, steps + 3)
     throughput, timer = callbacks.Throughput(size), _Steps()
     model.fit(throughput.timed(dataset), steps_per_epoch=steps + 3, verbose=0, callbacks=[throughput, timer])
     return (timer.times[-1] - timer.times[2]) / steps  # the first ones begin with empty buffers
@@ -62,21 +68,24 @@ def _fitting(options):
     one_operation_at_a_time()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        corpora = {name: write_corpus(pathlib.Path(folder, name), name) for name in CONTAINERS}
+        corpora = {name: read_corpus(write_corpus(pathlib.Path(folder, name), name)) for name in CONTAINERS}
         for net, steps in FITTED.items():
             size, seconds, arguments = NETS[net]
+            samples = crop_samples(seconds)
+            ways = {name: pipeline.Recordings(corpus, samples, 0.1) for name, corpus in corpora.items()}
+            ways |= {f"{name}, cached": cached(corpus, samples) for name, corpus in corpora.items()}
             waveforms, speakers = batch_of(size, seconds)
             model, _ = training_model(arguments)
             step = tensorflow_step(model, waveforms, speakers)
             step()
-            times = {name: [] for name in ("constant batch", *corpora)}
+            times = {name: [] for name in ("constant batch", *ways)}
             for _ in range(options.rounds):
                 begin = time.perf_counter()
                 for _ in range(steps):
                     step()
                 times["constant batch"].append((time.perf_counter() - begin) / steps)
-                for name, corpus in corpora.items():
-                    times[name].append(_fit(model, corpus, size, seconds, steps))
+                for name, recordings in ways.items():
+                    times[name].append(_fit(model, recordings, size, steps))
             for name, values in times.items():
                 rows.append(
                     {
