@@ -115,16 +115,29 @@ def start_workers(root, *flags):
     return processes
 
 
-def test_two_workers_one_killed_and_both_started_again_do_what_two_devices_do(tiny_corpus, tmp_path):
-    """After two of three epochs worker 1 is killed. The chief ends with the code that says so; the run goes on."""
-    data = [f"--corpus={tiny_corpus}", f"--trials={tiny_corpus}/trials.txt"]
-    flags = [*SMALL, *data, "--loss=softmax", "--epochs=3", "--steps_per_epoch=20"]
-    run = tmp_path / "workers"
-    chief, other = start_workers(tmp_path, *flags)
+def wait_for_epochs(run, number, process):
     deadline = time.monotonic() + 200
-    while not (run / "history.csv").exists() or len(history(run)) < 2:
-        assert chief.poll() is None and time.monotonic() < deadline, (tmp_path / "worker0.txt").read_text()
+    while not (run / "history.csv").exists() or len(history(run)) < number:
+        assert process.poll() is None and time.monotonic() < deadline, (run.parent / "worker0.txt").read_text()
         time.sleep(0.01)
+
+
+def test_two_workers_ended_twice_and_started_again_do_what_two_devices_do(tiny_corpus, tmp_path):
+    """After the first of four epochs both have a SIGTERM, after the third worker 1 is killed, and the run goes on.
+
+    Each time all that is still there ends with the code that says so.
+    """
+    data = [f"--corpus={tiny_corpus}", f"--trials={tiny_corpus}/trials.txt"]
+    flags = [*SMALL, *data, "--loss=softmax", "--epochs=4", "--steps_per_epoch=20"]
+    run = tmp_path / "workers"
+    workers = start_workers(tmp_path, *flags)
+    wait_for_epochs(run, 1, workers[0])
+    for process in workers:
+        process.send_signal(signal.SIGTERM)
+    assert [process.wait(200) for process in workers] == [cli.CONTINUE] * 2
+    assert len(history(run)) < 3
+    chief, other = start_workers(tmp_path, *flags)
+    wait_for_epochs(run, 3, chief)
     other.send_signal(signal.SIGKILL)
     assert chief.wait(200) == cli.CONTINUE
     assert "another worker has ended" in (tmp_path / "worker0.txt").read_text()
@@ -132,7 +145,7 @@ def test_two_workers_one_killed_and_both_started_again_do_what_two_devices_do(ti
         assert process.wait(200) == 0, (tmp_path / "worker0.txt").read_text() + (tmp_path / "worker1.txt").read_text()
     assert "Continuing" in (tmp_path / "worker1.txt").read_text()
     assert not (run / "worker1.txt").exists()
-    assert len((run / "starts.jsonl").read_text().splitlines()) == 2  # the chief's
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 3  # the chief's
     two_devices([*flags, f"--run={tmp_path}/devices", "--strategy=mirrored"])
     rows = history(run), history(tmp_path / "devices")
     ours, theirs = [[float(row["loss"]) for row in each] for each in rows]
