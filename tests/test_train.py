@@ -357,6 +357,21 @@ def test_a_projection_is_brought_to_unit_length_for_a_metric_loss(tmp_path):
     np.testing.assert_allclose(encoder(waveforms), before / np.linalg.norm(before, axis=1, keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "flags, gpus, number",
+    [([], [], None), ([], ["gpu"], 16), (["--decode_processes=0"], ["gpu"], None), (["--decode_processes=3"], [], 3),
+     (["--cache"], ["gpu"], None)],
+)  # fmt: skip
+def test_processes_decode_beside_a_gpu(tiny_corpus, monkeypatch, flags, gpus, number):
+    """On a machine of 40 cores."""
+    monkeypatch.setattr(train.os, "cpu_count", lambda: 40)
+    monkeypatch.setattr(train.tf.config, "list_physical_devices", lambda kind: gpus)
+    with flagsaver.flagsaver():
+        absl.flags.FLAGS(["train", "--loss=softmax", "--run=x", "--corpus=c", *flags])
+        processes = train.recordings_of(read_corpus(tiny_corpus)).processes
+    assert processes is None if number is None else processes.number == number
+
+
 def test_a_cache_that_does_not_fit_is_refused(tiny_corpus, monkeypatch):
     """36 recordings of 0.9 to 1.5 s, 2 bytes a sample; 0.7 of the memory may be used."""
     corpus = read_corpus(tiny_corpus)
