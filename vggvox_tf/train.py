@@ -711,32 +711,47 @@ def plan_steps(strategy, corpus, trials, started):
     return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
 
 
-def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epochs):
-    """Trains from the step that the model is at to the end of epoch number `epochs`."""
-    model, encoder = training.model, training.encoder
-    strategy = model.distribute_strategy
-    _, workers = devices.workers(strategy)
-    step = model.steps_done
-    done = step // steps_per_epoch
-    if done >= epochs:
-        return
-    best_eer = run.lowest_eer()
-    throughput = callbacks.Throughput(FLAGS.batch_size)
-    dataset = training.dataset(recordings, step, epochs * steps_per_epoch)
+def writing_callbacks(training, run, values, corpus, trials):
+    """What evaluates and leaves something behind, in the order it has to have."""
+    encoder, best_eer = training.encoder, run.lowest_eer()
     shown = {"train": few(corpus)}
-    evaluation, trial_callbacks, optional = None, [], []
-    if trials and run.writes:
+    evaluation, of_trials = None, []
+    if trials:
         shown["validation"] = few(trials)
         evaluation = callbacks.TrialEvaluation(
             encoder, trials, FLAGS.margin or 1.0, trials.known_speakers_note(corpus.speaker_names)
         )
     events = callbacks.EventFiles(run.folder, evaluation)
     if evaluation:
-        trial_callbacks = [
+        of_trials = [
             evaluation,
             callbacks.ProjectorExport(evaluation, events, FLAGS.seed, FLAGS.projector_every, sprite=FLAGS.sprites),
             callbacks.TrialPictures(evaluation, events, FLAGS.listen),
         ]
+    compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
+    compared["encoder"] = encoder.name
+    return [
+        *of_trials,
+        callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
+        callbacks.HParams(events, hparam_columns(), compared, best_eer),
+        events,
+        callbacks.History(run),
+        callbacks.Checkpoints(run, training.model, encoder, training.class_names, best_eer),
+    ]
+
+
+def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epochs):
+    """Trains from the step that the model is at to the end of epoch number `epochs`."""
+    model = training.model
+    strategy = model.distribute_strategy
+    _, workers = devices.workers(strategy)
+    step = model.steps_done
+    done = step // steps_per_epoch
+    if done >= epochs:
+        return
+    throughput = callbacks.Throughput(FLAGS.batch_size)
+    dataset = training.dataset(recordings, step, epochs * steps_per_epoch)
+    optional = []
     if FLAGS.margin_warmup_epochs and classification_loss() in ("am", "aam"):
         warmup = FLAGS.margin_warmup_epochs * steps_per_epoch
         optional.append(callbacks.MarginWarmUp(model.loss[0], FLAGS.class_margin, warmup, step))
@@ -744,22 +759,11 @@ def fit(training, run, values, corpus, trials, recordings, steps_per_epoch, epoc
         optional.append(callbacks.AveragedWeights(model.weight_average))
     if FLAGS.profile_steps and run.writes:
         optional.append(callbacks.Profile(run.folder, step, *map(int, numbers("profile_steps", -1))))
-    writing, last = [], []
-    if run.writes:
-        compared = {column_name(name): value for name, value in values.items() if name not in NOT_COMPARED}
-        compared["encoder"] = encoder.name
-        writing = [
-            *trial_callbacks,
-            callbacks.SpectrogramPictures(events, encoder, shown, crop_samples(FLAGS.crop_seconds)),
-            callbacks.HParams(events, hparam_columns(), compared, best_eer),
-            events,
-            callbacks.History(run),
-            callbacks.Checkpoints(run, model, encoder, training.class_names, best_eer),
-        ]
+    writing, last = writing_callbacks(training, run, values, corpus, trials) if run.writes else [], []
     if training.mined:
         share = FLAGS.hardest_share or 0.01
         rounds = FLAGS.mine_every, FLAGS.epochs, done
-        last.append(mining.Mining(run, encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
+        last.append(mining.Mining(run, training.encoder, corpus, training.mined, share, FLAGS.seed, *rounds))
     if FLAGS.early_stopping and run.writes:
         last.append(callbacks.EarlyStopping(run, FLAGS.early_stopping))
     if workers > 1:
