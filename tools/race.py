@@ -92,6 +92,7 @@ ROWS = {
     "thin-se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
     "width-0.25": alone("--width=0.25"),
     "width-0.5": alone("--width=0.5"),
+    "width-0.75": alone("--width=0.75"),
     # front end
     "257-rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25"),
     "257-linear-rows": alone("--mel_bands=0", "--rows=257", "--frequency_mask=25", "--compression=linear"),
