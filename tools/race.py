@@ -31,6 +31,7 @@ def define_flags():
     flags.DEFINE_list("trials_roots", None, "Folders their paths start from, one each.")
     flags.DEFINE_string("noise", None, "Folder of noises, for the rows that add them.")
     flags.DEFINE_string("reverberation", None, "Folder of impulse responses, for the rows that use them.")
+    flags.DEFINE_list("common", [], "Flags for every row, such as --normalisation=time; a row's own come after them.")
     flags.DEFINE_float("minutes", 20.0, "Time of each row.", 0.2)
     flags.DEFINE_integer("steps", None, "Steps of each row, in place of a time.", 20)
     flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join(ROWS)}. Default: all.")
@@ -99,11 +100,13 @@ ROWS = {
     "power-law": alone("--compression=power"),
     "mean-normalisation": alone("--normalisation=mean"),
     "running-normalisation": alone("--normalisation=running"),
+    "time-normalisation": alone("--normalisation=time"),
     # augmentation
     "no-augmentation": alone("--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0"),
     "speeds-only": alone("--frequency_mask=0", "--time_mask=0"),
     "masks-only": alone("--speeds=", "--nospeeds_are_speakers"),
     "speeds-are-the-same-speaker": alone("--nospeeds_are_speakers"),
+    "gain": alone("--gain=6"),
     "babble": alone("--babble_share=0.3"),
     "noise": alone("--noise=NOISE", "--noise_share=0.3"),
     "reverberation": alone("--reverberation=REVERBERATION", "--reverberation_share=0.2"),
@@ -117,15 +120,16 @@ ROWS = {
 }
 
 
-def stage_flags(own, first):
+def stage_flags(own, first, given=()):
     """A stage's flags: the common ones that it does not change itself and that have an effect in it, then its own."""
-    common = [line for line in Path(BASE).read_text().splitlines() if line.startswith("--")]
+    common = [line for line in Path(BASE).read_text().splitlines() if line.startswith("--")] + list(given)
     changed = {name_of(flag) for flag in own}
     values = {name_of(flag): flag for flag in common + own}
     loss = values["loss"].split("=")[1]
     dropped = set()
     if not first:  # the encoder comes with the stage before
-        dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "pooling", "embedding_dim"}
+        dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "normalisation", "pooling"}
+        dropped |= {"embedding_dim"}
     if "am" not in loss.split(",") and "aam" not in loss.split(","):
         dropped |= {"class_margin", "margin_warmup_epochs"}
     if not first and "margin_warmup_epochs" not in changed:
@@ -166,7 +170,7 @@ def race(name, seed):
     folder, before = stages[-1].parent, None
     for number, ((share, own), stage) in enumerate(zip(ROWS[name], stages, strict=True)):
         given = [flag.replace("NOISE", FLAGS.noise or "").replace("REVERBERATION", FLAGS.reverberation or "")
-                 for flag in stage_flags(own, first=number == 0)]  # fmt: skip
+                 for flag in stage_flags(own, number == 0, FLAGS.common)]  # fmt: skip
         given += [f"--init_from={before}"] if before else []
         given += [f"--corpus={FLAGS.corpus}", f"--seed={seed}", f"--run={stage}", "--projector_every=1000"]
         given += [f"--corpus_root={FLAGS.corpus_root}"] if FLAGS.corpus_root else []
