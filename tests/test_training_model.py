@@ -38,6 +38,17 @@ def test_average_by_hand():
     np.testing.assert_allclose(average.averages[index], 7)
 
 
+def test_16_bit_samples_are_those_in_32768ths():
+    """The offset of the logarithm makes another scale another loss."""
+    samples = np.random.default_rng(0).integers(-(2**12), 2**12, (6, 14_000)).astype(np.int16)
+    losses = []
+    for waveforms in (samples, (samples / 32768).astype(np.float32), samples.astype(np.float32)):
+        model, _ = training_model()
+        losses.append(model.train_on_batch(waveforms, np.arange(6) % 3, return_dict=True)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
+
+
 def test_two_batches_make_one_update_and_one_average():
     """w − 0.05·(g₁ + g₂)/2, the gradients by a tape at the first weights; the average's momentum is min(0.9, 1/10)."""
     model, _ = training_model(accumulate=2, average=0.9)

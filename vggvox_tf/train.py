@@ -665,13 +665,13 @@ def take_over_classifier(layer, class_names):
     logging.info("Took over the classifier's weights of %d of %d classes.", len(common), len(class_names))
 
 
-def steps_in_budget(strategy, corpus, trials, started):
+def steps_in_budget(strategy, corpus, trials, recordings, started):
     """Steps of each epoch with which the run ends --time_budget minutes after `started`, by timing a few of them."""
     training = build_training(strategy, corpus, 1)
     if training.mined:  # any pair will do; the first and the last utterance are of different speakers
         training.mined.put(0, np.array([[0, len(corpus) - 1]]))
         training.mined.steps = callbacks.StepTimer.STEPS
-    recordings, timer = recordings_of(corpus), callbacks.StepTimer()
+    timer = callbacks.StepTimer()
     with explaining(recordings):
         dataset = devices.distribute(strategy, training.dataset(recordings, 0, timer.STEPS))
         training.model.fit(dataset, steps_per_epoch=timer.STEPS, verbose=0, callbacks=[timer])
@@ -702,12 +702,14 @@ def steps_in_budget(strategy, corpus, trials, started):
     return steps
 
 
-def plan_steps(strategy, corpus, trials, started):
+def plan_steps(strategy, corpus, trials, recordings, started):
     """Steps of an epoch: as the flags say, as a run in its folder has planned them, or as fit into the time budget."""
     if FLAGS.time_budget:  # what the run's flags keep is the steps
         kept = Path(FLAGS.run) / "flags.cfg"
         planned = re.search(r"^--steps_per_epoch=(\d+)$", kept.read_text(), re.MULTILINE) if kept.exists() else None
-        FLAGS.steps_per_epoch = int(planned[1]) if planned else steps_in_budget(strategy, corpus, trials, started)
+        FLAGS.steps_per_epoch = (
+            int(planned[1]) if planned else steps_in_budget(strategy, corpus, trials, recordings, started)
+        )
     return FLAGS.steps_per_epoch or max(1, len(corpus) // FLAGS.batch_size)
 
 
@@ -808,7 +810,8 @@ def main(_):
         trials.check_files()
     if FLAGS.cache:
         check_cache(corpus)
-    steps_per_epoch = plan_steps(strategy, corpus, trials, started)
+    recordings = recordings_of(corpus)
+    steps_per_epoch = plan_steps(strategy, corpus, trials, recordings, started)
     training = build_training(strategy, corpus, steps_per_epoch)
     model, encoder = training.model, training.encoder
     # Only now, so that a mistake in the flags above leaves no folder behind that is bound to them.
@@ -843,7 +846,6 @@ def main(_):
         return
     if done or within:
         logging.info("Continuing %s after epoch %d%s.", run.folder, done, f" and {within} steps" if within else "")
-    recordings = recordings_of(corpus)
     if within:  # Keras has epochs of one length in a fit
         fit(training, run, values, corpus, trials, recordings, steps_per_epoch, done + 1)
     if not stopped_early(strategy, run):
