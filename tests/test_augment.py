@@ -31,6 +31,7 @@ LAYERS = {
     "babble": augment.Babble(0.5, (5.0, 20.0)),
     "reverberation": augment.Reverberation(noise(3, 800, 6), 0.5),
     "gain": augment.Gain(6.0),
+    "filter": augment.Filter(6.0),
 }
 
 
@@ -127,6 +128,33 @@ def test_gain_is_within_its_decibels():
     x = noise(64, 100)
     gains = 20 * np.log10(LAYERS["gain"](x, SEED, training=True).numpy()[:, 0] / x[:, 0])
     assert np.abs(gains).max() <= 6.01 and np.ptp(gains) > 8
+
+
+def test_filter_is_its_curve():
+    """Sines in the middle of bins come out louder or softer by the curve's decibels there, and not shifted."""
+    bins = np.array([8, 200, 1200, 3000, 3990])  # one Hz each
+    x = sines(bins, 2 * RATE).reshape(5, 2, RATE).sum(axis=0) * 0.1
+    layer = augment.Filter(6.0)
+    curves = layer.curves(tf.random.experimental.stateless_fold_in(SEED, layer.STREAM), 2, RATE // 2 + 1).numpy()
+    ratios = np.fft.rfft(layer(x, SEED, training=True).numpy())[:, bins] / np.fft.rfft(x)[:, bins]
+    np.testing.assert_allclose(ratios, 10 ** (curves[:, bins] / 20), atol=1e-3)
+
+
+def test_filter_curves_are_lines_on_the_mel_scale_between_six_frequencies():
+    """In places of a fine grid that is even in mel, second differences are 0 but at the four inner corners."""
+    layer = augment.Filter(6.0)
+    bins = 80_001
+    mels = np.log1p(np.linspace(0, 8000, bins) / 700)
+    even = np.linspace(0, mels[-1], 2001)
+    for curve in layer.curves(SEED, 32, bins).numpy():
+        assert np.abs(curve).max() <= 6.001
+        bends = np.abs(np.diff(np.interp(even, mels, curve), 2)) > 1e-3
+        corners = np.flatnonzero(bends[1:] & ~bends[:-1]) + 1 + bends[0]
+        for place in corners / 2000:  # within a quarter of a band, 0.05, of 0.2, 0.4, 0.6 and 0.8
+            assert np.abs(place - np.array([0.2, 0.4, 0.6, 0.8])).min() <= 0.052
+    curves = layer.curves(SEED, 256, 3).numpy()
+    assert np.ptp(curves[:, 0]) > 11 and np.ptp(curves[:, -1]) > 11  # from end to end, and each end of its own
+    assert abs(np.corrcoef(curves[:, 0], curves[:, -1])[0, 1]) < 0.2
 
 
 def test_speed_of_rows_by_hand():

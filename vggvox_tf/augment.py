@@ -240,6 +240,51 @@ class Gain(Augmentation):
         return waveforms * tf.sqrt(draw_ratios(seed, waveforms.shape[0], (-self.decibels, self.decibels)))
 
 
+class Filter(Augmentation):
+    """Filters each row by a random curve of −`decibels` to +`decibels`, as a microphone or a room does.
+
+    FilterAugment (Nam et al. 2022) of the linear kind: decibels are drawn for six frequencies, 0, 8 kHz and four about
+    evenly between them on the mel scale, and are interpolated linearly on that scale. Of the waveform in place of the
+    spectrogram, so that it is the same before every front end; in zero phase.
+    """
+
+    STREAM = 6
+    BANDS = 5
+
+    def __init__(self, decibels):
+        super().__init__(dtype="float32")
+        self.decibels = decibels
+
+    def augment(self, waveforms, seed):
+        samples = waveforms.shape[1]
+        length = good_length(samples)
+        curves = self.curves(seed, waveforms.shape[0], length // 2 + 1)
+        spectra = tf.signal.rfft(waveforms, [length]) * tf.cast(10.0 ** (curves / 20), tf.complex64)
+        return tf.signal.irfft(spectra, [length])[:, :samples]
+
+    def curves(self, seed, batch, bins):
+        """Decibels (batch, bins) at `bins` frequencies from 0 to 8 kHz."""
+        where, what = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        # Each of the four is within a quarter of a band of its place, so that no band is narrower than half of one.
+        jitter = tf.random.stateless_uniform([batch, self.BANDS - 1], where, -0.25, 0.25)
+        places = tf.pad((tf.range(1.0, self.BANDS) + jitter) / self.BANDS, [[0, 0], [1, 1]])
+        places += tf.one_hot(self.BANDS, self.BANDS + 1)
+        decibels = tf.random.stateless_uniform([batch, self.BANDS + 1], what, -self.decibels, self.decibels)
+        mels = tf.constant(mel_places(bins), tf.float32)
+        curves = decibels[:, :1] * tf.ones_like(mels)
+        for band in range(self.BANDS):
+            low, high = places[:, band, tf.newaxis], places[:, band + 1, tf.newaxis]
+            rise = decibels[:, band + 1, tf.newaxis] - decibels[:, band, tf.newaxis]
+            curves += rise * tf.clip_by_value((mels - low) / (high - low), 0, 1)
+        return curves
+
+
+def mel_places(bins):
+    """Where `bins` frequencies from 0 to 8 kHz lie on the mel scale, from 0 to 1."""
+    mels = np.log1p(np.linspace(0, SAMPLE_RATE / 2, bins) / 700)
+    return mels / mels[-1]
+
+
 class WaveformAugmentation(keras.layers.Layer):
     """Other layers, one after the other."""
 

@@ -143,6 +143,7 @@ flags.DEFINE_list("snr", ["5", "20"], "Lowest and highest signal-to-noise ratio 
 flags.DEFINE_list("speeds", [], "Speeds to play utterances at, such as 0.9,1,1.1; each has as many of a batch.")
 flags.DEFINE_boolean("speeds_are_speakers", False, "A speaker at another of --speeds counts as another speaker.")
 flags.DEFINE_float("gain", 0.0, "Loudness is changed by up to this, up or down, in dB.", 0.0)
+flags.DEFINE_float("filter", 0.0, "Frequencies are raised or lowered by up to this, along a random curve, in dB.", 0.0)
 flags.DEFINE_integer("frequency_mask", 0, "Rows that SpecAugment masks at most, twice; 0: none.", 0)
 flags.DEFINE_integer("time_mask", 0, "Frames that SpecAugment masks at most, twice; 0: none.", 0)
 
@@ -216,7 +217,7 @@ ALWAYS = {
     "loss", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
     "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
     "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
-    "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "frequency_mask", "time_mask",
+    "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "filter", "frequency_mask", "time_mask",
     "accumulate", "jit_compile", "mixed_precision", "cache",
 }  # fmt: skip
 # A run with others of these is the same run.
@@ -490,6 +491,8 @@ def build_augmentation():
         steps.append(augment.Babble(FLAGS.babble_share, (low, high)))
     if FLAGS.gain:
         steps.append(augment.Gain(FLAGS.gain))
+    if FLAGS.filter:
+        steps.append(augment.Filter(FLAGS.filter))
     mask = None
     if FLAGS.frequency_mask or FLAGS.time_mask:
         mask = augment.SpecAugment(FLAGS.frequency_mask, FLAGS.time_mask)
