@@ -217,8 +217,8 @@ ALWAYS = {
     "loss", "seed", "corpus", "corpus_root", "trials", "trials_root", "max_bad_share", "crop_seconds", "batch_size",
     "epochs", "steps_per_epoch", "early_stopping", "optimizer", "learning_rate", "final_learning_rate", "schedule",
     "warmup_steps", "weight_decay", "weight_average", "init_from", "freeze_trunk", "freeze_batch_norm",
-    "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "filter", "frequency_mask", "time_mask",
-    "accumulate", "jit_compile", "mixed_precision", "cache",
+    "embedding_dim", "noise", "reverberation", "babble_share", "speeds", "gain", "filter", "frequency_mask",
+    "time_mask", "accumulate", "jit_compile", "mixed_precision", "cache",
 }  # fmt: skip
 # A run with others of these is the same run.
 NOT_KEPT = {
