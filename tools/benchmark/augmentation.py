@@ -28,6 +28,7 @@ def _ways(samples, rng):
         f"noise on {SHARE:.0%}": augment.AdditiveNoise(noise(NOISES, samples).astype(np.float16), SHARE, SNR),
         f"babble on {SHARE:.0%}": augment.Babble(SHARE, SNR),
         "gain": augment.Gain(6.0),
+        "filter": augment.Filter(6.0),
     }
     front_end = Spectrogram(257)
     ways = {"front end, 257 rows": (lambda batch, seed, training: front_end(batch), waveforms)}
