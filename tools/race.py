@@ -102,11 +102,14 @@ ROWS = {
     "running-normalisation": alone("--normalisation=running"),
     "time-normalisation": alone("--normalisation=time"),
     # augmentation
-    "no-augmentation": alone("--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0", "--gain=0"),
+    "no-augmentation": alone(
+        "--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0", "--gain=0", "--filter=0"
+    ),
     "speeds-only": alone("--frequency_mask=0", "--time_mask=0"),
     "masks-only": alone("--speeds=", "--nospeeds_are_speakers"),
     "speeds-are-the-same-speaker": alone("--nospeeds_are_speakers"),
     "no-gain": alone("--gain=0"),
+    "no-filter": alone("--filter=0"),
     "babble": alone("--babble_share=0.3"),
     "noise": alone("--noise=NOISE", "--noise_share=0.3"),
     "reverberation": alone("--reverberation=REVERBERATION", "--reverberation_share=0.2"),
