@@ -32,7 +32,7 @@ RECIPES = {
     "vggm_softmax.cfg": ({"trunk": "vggm"}, 3),
     "resnet34_softmax.cfg": ({"trunk": "resnet34", "rows": 257}, 3),
     "resnet50_softmax.cfg": ({"trunk": "resnet50", "rows": 257}, 3),
-    "best_small.cfg": (NETS["vggm × 0.375, 100 mel × 200"][2], 2),
+    "best_small.cfg": (NETS["vggm × 0.375, 100 mel × 200"][2] | {"width": 0.5, "normalisation": "running"}, 2),
 }
 RECIPE_BATCH = 64
 BATCHES = (8, 16, 32, 64, 128, 256)
