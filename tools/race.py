@@ -101,6 +101,7 @@ ROWS = {
     "mean-normalisation": alone("--normalisation=mean"),
     "running-normalisation": alone("--normalisation=running"),
     "time-normalisation": alone("--normalisation=time"),
+    "learned-normalisation": alone("--normalisation=learned"),
     # augmentation
     "no-augmentation": alone(
         "--speeds=", "--nospeeds_are_speakers", "--frequency_mask=0", "--time_mask=0", "--gain=0", "--filter=0"
