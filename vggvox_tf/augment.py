@@ -267,8 +267,8 @@ class Filter(Augmentation):
         where, what = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
         # Each of the four is within a quarter of a band of its place, so that no band is narrower than half of one.
         jitter = tf.random.stateless_uniform([batch, self.BANDS - 1], where, -0.25, 0.25)
-        places = tf.pad((tf.range(1.0, self.BANDS) + jitter) / self.BANDS, [[0, 0], [1, 1]])
-        places += tf.one_hot(self.BANDS, self.BANDS + 1)
+        corners = (tf.range(1.0, self.BANDS) + jitter) / self.BANDS
+        places = tf.concat([tf.zeros([batch, 1]), corners, tf.ones([batch, 1])], axis=1)
         decibels = tf.random.stateless_uniform([batch, self.BANDS + 1], what, -self.decibels, self.decibels)
         mels = tf.constant(mel_places(bins), tf.float32)
         curves = decibels[:, :1] * tf.ones_like(mels)
