@@ -68,7 +68,7 @@ inspect() {
             ! command -v $compiler || exit 1
         done
         for word in train evaluate embed verify identify neighbours project \
-            prepare_voxceleb make_manifest make_trials combine_corpora make_shards; do
+            prepare_voxceleb make_manifest make_trials combine_corpora simulate_channels make_shards; do
             vggvox $word --help > /tmp/help || true  # absl ends with 1 after --help
             grep --quiet "^flags:" /tmp/help
             echo "$word --help: $(wc --lines < /tmp/help) lines"

@@ -25,7 +25,7 @@ docker run [OPTIONS] IMAGE WORD [FLAGS]
 
 train, evaluate, embed, verify, identify, neighbours, project
                             the programs of vggvox_tf; FLAGS --help explains theirs
-prepare_voxceleb, make_manifest, make_trials, combine_corpora, make_shards
+prepare_voxceleb, make_manifest, make_trials, combine_corpora, simulate_channels, make_shards
                             the tools that check and list a corpus, and make trials of it
 quickstart                  trains and tests on a demo corpus, into runs/quickstart
 tensorboard                 shows runs on port 6006
@@ -40,7 +40,7 @@ word=${1:-help}
 [ $# -eq 0 ] || shift
 case $word in
     train | evaluate | embed | verify | identify | neighbours | project) exec python -m "vggvox_tf.$word" "$@" ;;
-    prepare_voxceleb | make_manifest | make_trials | combine_corpora | make_shards) exec python -m "tools.$word" "$@" ;;
+    prepare_voxceleb | make_manifest | make_trials | combine_corpora | simulate_channels | make_shards) exec python -m "tools.$word" "$@" ;;
     quickstart) quickstart ;;
     # In a container, localhost would be out of reach from outside of it.
     tensorboard) exec python -m tensorboard.main --logdir=runs --host=0.0.0.0 "$@" ;;
