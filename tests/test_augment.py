@@ -146,12 +146,15 @@ def test_filter_curves_are_lines_on_the_mel_scale_between_six_frequencies():
     bins = 80_001
     mels = np.log1p(np.linspace(0, 8000, bins) / 700)
     even = np.linspace(0, mels[-1], 2001)
+    found = []
     for curve in layer.curves(SEED, 32, bins).numpy():
         assert np.abs(curve).max() <= 6.001
         bends = np.abs(np.diff(np.interp(even, mels, curve), 2)) > 1e-3
         corners = np.flatnonzero(bends[1:] & ~bends[:-1]) + 1 + bends[0]
-        for place in corners / 2000:  # within a quarter of a band, 0.05, of 0.2, 0.4, 0.6 and 0.8
-            assert np.abs(place - np.array([0.2, 0.4, 0.6, 0.8])).min() <= 0.052
+        off = np.abs(corners[:, np.newaxis] / 2000 - np.array([0.2, 0.4, 0.6, 0.8]))
+        assert (off.min(axis=1) <= 0.052).all()  # within a quarter of a band, 0.05
+        found.append((off <= 0.052).any(axis=0))
+    assert (np.mean(found, axis=0) > 0.85).all()  # a corner may be too flat to be seen
     curves = layer.curves(SEED, 256, 3).numpy()
     assert np.ptp(curves[:, 0]) > 11 and np.ptp(curves[:, -1]) > 11  # from end to end, and each end of its own
     assert abs(np.corrcoef(curves[:, 0], curves[:, -1])[0, 1]) < 0.2

@@ -1,8 +1,8 @@
-"""Of the benchmark, the numbers that are counted and not measured."""
+"""Of the benchmark, what is counted or read, and not measured."""
 
 import pytest
 
-from tools.benchmark.training import operations
+from tools.benchmark.training import operations, recipe
 from vggvox_tf import encoders
 
 
@@ -24,3 +24,11 @@ def test_operations_of_a_training_step_of_vggm():
     }
     expected = 2 * (3 * sum(macs.values()) - macs["conv1"])
     assert operations(encoders.build_encoder("vggm"), 3) / 1e6 == pytest.approx(expected, rel=1e-4)
+
+
+def test_recipes_are_read_with_the_files_that_they_name():
+    """resnet34_softmax.cfg has its net and 257 rows, and of vggm_softmax.cfg, which has others, batch and crop."""
+    assert recipe("resnet34_softmax.cfg") == ({"trunk": "resnet34", "rows": 257}, 64, 3)
+    arguments, batch, seconds = recipe("best_small.cfg")
+    assert (batch, seconds) == (64, 2) and arguments["mel_bands"] == 100 and arguments["normalisation"] == "running"
+    assert encoders.build_encoder(**arguments).output_shape == (None, round(1024 * arguments["width"]))

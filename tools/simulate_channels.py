@@ -4,7 +4,7 @@
 
 Where a corpus has one session of each speaker, target trials share a microphone and a room, and an encoder that knows
 those looks better than it is. Here each recording goes through a low shelf, a peak and a high shelf of up to
---decibels, gets coloured noise at 25 to 45 dB, and another level. The list is OUTPUT/trials.txt. It is a stand-in:
+8 dB, gets coloured noise at 25 to 45 dB, and another level. The list is OUTPUT/trials.txt. It is a stand-in:
 recordings of several sessions are better.
 """
 
@@ -23,6 +23,7 @@ from vggvox_tf.trials import TrialError, Trials, read_trials, write_trials
 FLAGS = flags.FLAGS
 
 Q = 0.7
+DECIBELS = 8  # largest gain of a filter, up or down
 SNR = (25, 45)  # dB
 LEVELS = (-16, -6)  # peak, dB of full scale
 
@@ -32,7 +33,6 @@ def define_flags():
     flags.DEFINE_string("trials", None, "Trial list whose recordings are copied.")
     flags.DEFINE_string("trials_root", None, "Folder its paths start from; default: its own.")
     flags.DEFINE_string("output", None, "Folder for the recordings (wav) and trials.txt.")
-    flags.DEFINE_float("decibels", 8.0, "Largest gain of each of the three filters, up or down.", 0.0)
     flags.DEFINE_integer("seed", 0, "Draws the channels.", 0)
     flags.mark_flags_as_required(["trials", "output"])
 
@@ -83,7 +83,7 @@ def main(argv):
         trials = read_trials(FLAGS.trials, FLAGS.trials_root)
         copies = np.array([f"{path}.wav" for path in trials.paths], object)
         for path, copy in zip(trials.paths, copies, strict=True):
-            recording = through_channel(audio.load(trials.root / path), FLAGS.decibels, random)
+            recording = through_channel(audio.load(trials.root / path), DECIBELS, random)
             (output / copy).parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(output / copy, recording, SAMPLE_RATE)
         write_trials(Trials(output, copies, trials.enrol, trials.test, trials.labels), output / "trials.txt")

@@ -7,6 +7,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 from tools.benchmark.measuring import Options, of_process, peak_memory, print_table, ratio
 from vggvox_tf import encoders
@@ -27,14 +28,7 @@ NETS = {
     ),
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
-# Of configs/, with their batch: arguments of encoders.build_encoder, seconds of a crop.
-RECIPES = {
-    "vggm_softmax.cfg": ({"trunk": "vggm"}, 3),
-    "resnet34_softmax.cfg": ({"trunk": "resnet34", "rows": 257}, 3),
-    "resnet50_softmax.cfg": ({"trunk": "resnet50", "rows": 257}, 3),
-    "best_small.cfg": (NETS["vggm × 0.375, 100 mel × 200"][2] | {"width": 0.5, "normalisation": "running"}, 2),
-}
-RECIPE_BATCH = 64
+RECIPES = ("vggm_softmax.cfg", "resnet34_softmax.cfg", "resnet50_softmax.cfg", "best_small.cfg")
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
 
@@ -43,6 +37,15 @@ def one_operation_at_a_time():
     """As vggvox_tf.train has TensorFlow without a GPU; before anything else that TensorFlow does."""
     if not tf.config.list_physical_devices("GPU"):
         tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def recipe(name):
+    """Of a file in configs/: arguments of encoders.build_encoder, batch, seconds of a crop."""
+    lines = flags.FlagValues().read_flags_from_files([f"--flagfile=configs/{name}"])  # and those that it names
+    values = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
+    kinds = {"width": float, "rows": int, "mel_bands": int, "compression": str, "normalisation": str, "pooling": str}
+    arguments = {flag: kind(values[flag]) for flag, kind in kinds.items() if flag in values}
+    return {"trunk": values["encoder"]} | arguments, int(values["batch_size"]), float(values["crop_seconds"])
 
 
 def batch_of(size, seconds):
@@ -216,8 +219,9 @@ def _memory_of_steps(arguments, size, seconds):
 def memory(options: Options):
     """Peak memory of a training process on the CPU (Linux) with the recipes' batches; of TensorFlow alone."""
     rows = []
-    for name, (arguments, seconds) in RECIPES.items():
-        before, peak = of_process(_memory_of_steps, arguments, RECIPE_BATCH, seconds)
-        rows.append({"way": name, "batch": RECIPE_BATCH, "peak MiB": round(peak), "TensorFlow MiB": round(before)})
+    for name in RECIPES:
+        arguments, size, seconds = recipe(name)
+        before, peak = of_process(_memory_of_steps, arguments, size, seconds)
+        rows.append({"way": name, "batch": size, "peak MiB": round(peak), "TensorFlow MiB": round(before)})
         print_table(rows[-1:], header=len(rows) == 1)
     return rows
