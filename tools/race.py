@@ -89,8 +89,7 @@ ROWS = {
     "attentive-statistics": alone("--pooling=attentive_statistics"),
     "netvlad": alone("--pooling=netvlad"),
     "ghostvlad": alone("--pooling=ghostvlad"),
-    "vggm": alone("--encoder=vggm", "--nosqueeze_excitation", "--width=0.5", "--mel_bands=100"),
-    "thin-resnet34": alone("--encoder=resnet34", "--nosqueeze_excitation", "--width=0.25", "--mel_bands=80"),
+    "thin-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
     "thin-se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
     "width-0.25": alone("--width=0.25"),
     "width-0.5": alone("--width=0.5"),
@@ -133,8 +132,8 @@ def stage_flags(own, first, given=()):
     loss = values["loss"].split("=")[1]
     dropped = set()
     if not first:  # the encoder comes with the stage before
-        dropped |= {"encoder", "width", "squeeze_excitation", "mel_bands", "rows", "compression"}
-        dropped |= {"normalisation", "pooling", "embedding_dim"}
+        dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "normalisation", "pooling"}
+        dropped |= {"embedding_dim"}
     if "am" not in loss.split(",") and "aam" not in loss.split(","):
         dropped |= {"class_margin", "margin_warmup_epochs"}
     if not first and "margin_warmup_epochs" not in changed:
@@ -152,7 +151,7 @@ def stage_flags(own, first, given=()):
 
 def name_of(flag):
     """loss of --loss=aam, speeds_are_speakers of --nospeeds_are_speakers."""
-    return re.match(r"--(?:no(?=speeds_|squeeze_))?(\w+)", flag)[1]
+    return re.match(r"--(?:no(?=speeds_))?(\w+)", flag)[1]
 
 
 def run(module, *flags):

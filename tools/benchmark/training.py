@@ -45,8 +45,6 @@ def recipe(name):
     values = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
     kinds = {"width": float, "rows": int, "mel_bands": int, "compression": str, "normalisation": str, "pooling": str}
     arguments = {flag: kind(values[flag]) for flag, kind in kinds.items() if flag in values}
-    if "--squeeze_excitation" in lines:
-        arguments["squeeze_excitation"] = True
     return {"trunk": values["encoder"]} | arguments, int(values["batch_size"]), float(values["crop_seconds"])
 
 
