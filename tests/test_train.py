@@ -202,7 +202,8 @@ def test_a_time_budget_with_a_cache_decodes_each_recording_once(tiny_corpus, mon
     seconds = iter([0.5, 0.35])
     timer = lambda: SimpleNamespace(STEPS=24, first_step=4.0, seconds_per_step=next(seconds))  # noqa: E731
     model = SimpleNamespace(fit=lambda *args, **kwargs: None)
-    training = SimpleNamespace(model=model, mined=None, encoder=None, dataset=lambda *args: None)
+    drawn = []
+    training = SimpleNamespace(model=model, mined=None, encoder=None, dataset=lambda *args: drawn.append(args))
     monkeypatch.setattr(train.callbacks, "StepTimer", timer)
     monkeypatch.setattr(train, "build_training", lambda *args: training)
     monkeypatch.setattr(train, "SpeakerEncoder", lambda encoder: None)
@@ -213,6 +214,7 @@ def test_a_time_budget_with_a_cache_decodes_each_recording_once(tiny_corpus, mon
         absl.flags.FLAGS(["train", *flags])
         recordings = SimpleNamespace(failure=None)
         assert train.steps_in_budget(None, read_corpus(tiny_corpus), None, recordings, 0.0) == steps
+    assert drawn == [(recordings, 0, 24)] * (2 if cache == "--cache" else 1)  # the same, which are cached by then
 
 
 @pytest.mark.parametrize(
