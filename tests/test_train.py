@@ -398,12 +398,17 @@ def test_processes_decode_beside_a_gpu(tiny_corpus, monkeypatch, flags, gpus, nu
     assert processes is None if number is None else processes.number == number
 
 
-def test_a_cache_that_does_not_fit_is_refused(tiny_corpus, monkeypatch):
-    """36 recordings of 0.9 to 1.5 s, 2 bytes a sample; 0.7 of the memory may be used."""
+@pytest.mark.parametrize("container", [False, True])
+def test_a_cache_that_does_not_fit_is_refused(tiny_corpus, tmp_path, monkeypatch, container):
+    """36 recordings of 0.9 to 1.5 s, 2 bytes a sample; 0.7 of the memory (a container's, the machine's) may be used."""
     corpus = read_corpus(tiny_corpus)
     needed = 2 * sum(soundfile.info(corpus.root / path).frames for path in corpus.paths)
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(train, "MEMORY_LIMITS", [limit, tmp_path / "of_another_kernel"])
     for memory, fits in ((needed / 0.7 + 1, True), (needed / 0.7 - 1, False)):
-        monkeypatch.setattr(train.os, "sysconf", lambda name, m=memory: 1 if name == "SC_PAGE_SIZE" else m)
+        limit.write_text(f"{memory:.0f}\n" if container else "max\n")
+        machine = 2 * needed if container else memory
+        monkeypatch.setattr(train.os, "sysconf", lambda name, m=machine: 1 if name == "SC_PAGE_SIZE" else m)
         with contextlib.nullcontext() if fits else pytest.raises(train.flags.Error, match="--cache: the 36 recordings"):
             train.check_cache(corpus)
 

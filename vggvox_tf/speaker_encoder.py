@@ -217,6 +217,8 @@ class SpeakerEncoder:
             return results
 
         with ThreadPoolExecutor(THREADS) as pool:
+            # Traced once, before several threads wait for it: TensorFlow would count, and warn of, a tracing for each.
+            pool.submit(self._forward.get_concrete_function).result()
             ahead = collections.deque()
             for batch in batches:
                 ahead.append(pool.submit(embed, batch))

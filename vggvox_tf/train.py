@@ -285,6 +285,19 @@ def recordings_of(corpus):
     return pipeline.Recordings(corpus, crop_length(), FLAGS.max_bad_share, processes, FLAGS.cache)
 
 
+# What a container may use, in versions 2 and 1 of Linux's control groups.
+MEMORY_LIMITS = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+
+
+def memory():
+    """Bytes of the machine's memory, or of the share of it that a container is limited to."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no control groups; "max", which is no limit
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
 def check_cache(corpus):
     """Raises flags.Error where the decoded recordings, by the length of some of them, do not fit into the memory."""
     lengths = []
@@ -292,11 +305,10 @@ def check_cache(corpus):
         with contextlib.suppress(audio.AudioError):  # counted, named and reported when it is to be trained on
             lengths.append(audio.num_samples(path))
     needed = 2 * np.mean(lengths or [0]) * len(corpus)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.7 * memory:
+    if needed > 0.7 * memory():
         raise flags.Error(
-            f"--cache: the {len(corpus)} recordings of --corpus take about {needed / 1e9:.1f} GB decoded, this machine "
-            f"has {memory / 1e9:.1f} GB of memory: leave it out."
+            f"--cache: the {len(corpus)} recordings of --corpus take about {needed / 1e9:.1f} GB decoded, there are "
+            f"{memory() / 1e9:.1f} GB of memory: leave it out."
         )
     logging.info("The decoded recordings will take %.2f GB of memory (--cache).", needed / 1e9)
 
@@ -347,7 +359,7 @@ def steps_in_budget(strategy, corpus, trials, recordings, started):
     for timer in timers:
         with explaining(recordings):
             dataset = devices.distribute(strategy, training.dataset(recordings, 0, timer.STEPS))
-            training.model.fit(dataset, steps_per_epoch=timer.STEPS, verbose=0, callbacks=[timer])
+            training.model.fit(dataset, steps_per_epoch=timer.STEPS, shuffle=False, verbose=0, callbacks=[timer])
     per_step = timers[-1].seconds_per_step
     decoding = max(0.0, timers[0].seconds_per_step - per_step) * len(corpus) / FLAGS.batch_size  # of each once
     encoder, embedded, per_recording = SpeakerEncoder(training.encoder), 0, 0.0
