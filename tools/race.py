@@ -79,6 +79,8 @@ ROWS = {
     "softmax-then-quadruplet": after_softmax("--loss=quadruplet"),
     "softmax-then-msml": after_softmax("--loss=msml"),
     "best-then-contrastive-hard": [(0.75, []), (0.25, [*STAGE_2, "--loss=contrastive"])],
+    "best-then-trihard": [(0.75, []), (0.25, [*STAGE_2, "--loss=trihard"])],
+    "best-then-quadruplet": [(0.75, []), (0.25, [*STAGE_2, "--loss=quadruplet"])],
     "best-then-large-margin": [
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
