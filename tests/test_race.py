@@ -52,7 +52,7 @@ def test_table_by_hand(monkeypatch):
         "better": {"0": {"eers": [0.04, 0.2], "utterances": 64}, "1": {"eers": [0.06, 0.2], "utterances": 64}},
     }
     assert race.markdown(results).splitlines() == [
-        "| row | vox1 EER % | libri EER % | seeds | utterances |",
+        "| row | a/vox1 EER % | b/libri EER % | seeds | utterances |",
         "|---|---|---|---|---|",
         "| better | 5.00 (4.00–6.00) | 20.00 (20.00–20.00) | 2 | 64 |",
         "| worse | 8.00 | 10.00 | 1 | 100 |",

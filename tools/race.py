@@ -228,7 +228,7 @@ def main(argv):
 
 def markdown(results):
     """The table, best on the first list first; of several seeds mean and spread (lowest to highest)."""
-    lists = [Path(trials).stem for trials in FLAGS.trials]
+    lists = ["/".join(Path(trials).with_suffix("").parts[-2:]) for trials in FLAGS.trials]  # many are called trials.txt
     lines = [
         f"| row | {' | '.join(f'{name} EER %' for name in lists)} | seeds | utterances |",
         "|---|" + "---|" * (len(lists) + 2),
