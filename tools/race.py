@@ -45,9 +45,9 @@ STAGE_2 = ["--optimizer=adam", "--learning_rate=1e-4", "--final_learning_rate=1e
            "--freeze_batch_norm"]  # fmt: skip
 
 
-def after_softmax(*flags):
+def after(first, *flags):
     """Stage 1 for three quarters of the time, then a metric loss."""
-    return [(0.75, SOFTMAX), (0.25, [*STAGE_2, *flags])]
+    return [(0.75, first), (0.25, [*STAGE_2, *flags])]
 
 
 def alone(*flags):
@@ -66,21 +66,21 @@ ROWS = {
     "softmax+angular_prototypical": alone("--loss=softmax,angular_prototypical", "--learning_rate=1e-3"),
     "aam+prototypical": alone("--loss=aam,prototypical"),
     "aam+trihard": alone("--loss=aam,trihard"),
-    "softmax-then-contrastive-hard": after_softmax("--loss=contrastive"),
-    "softmax-then-contrastive-half_hard": after_softmax("--loss=contrastive", "--mining=half_hard"),
-    "softmax-then-contrastive-semi_hard": after_softmax("--loss=contrastive", "--mining=semi_hard"),
-    "softmax-then-contrastive-random": after_softmax("--loss=contrastive", "--mining=random"),
-    "softmax-then-contrastive-offline": after_softmax("--loss=contrastive", "--mining=offline"),
-    "softmax-then-triplet-hard": after_softmax("--loss=triplet"),
-    "softmax-then-triplet-semi_hard": after_softmax("--loss=triplet", "--mining=semi_hard"),
-    "softmax-then-triplet-random": after_softmax("--loss=triplet", "--mining=random"),
-    "softmax-then-trihard": after_softmax("--loss=trihard"),
-    "softmax-then-trihard-soft": after_softmax("--loss=trihard", "--soft_margin"),
-    "softmax-then-quadruplet": after_softmax("--loss=quadruplet"),
-    "softmax-then-msml": after_softmax("--loss=msml"),
-    "best-then-contrastive-hard": [(0.75, []), (0.25, [*STAGE_2, "--loss=contrastive"])],
-    "best-then-trihard": [(0.75, []), (0.25, [*STAGE_2, "--loss=trihard"])],
-    "best-then-quadruplet": [(0.75, []), (0.25, [*STAGE_2, "--loss=quadruplet"])],
+    "softmax-then-contrastive-hard": after(SOFTMAX, "--loss=contrastive"),
+    "softmax-then-contrastive-half_hard": after(SOFTMAX, "--loss=contrastive", "--mining=half_hard"),
+    "softmax-then-contrastive-semi_hard": after(SOFTMAX, "--loss=contrastive", "--mining=semi_hard"),
+    "softmax-then-contrastive-random": after(SOFTMAX, "--loss=contrastive", "--mining=random"),
+    "softmax-then-contrastive-offline": after(SOFTMAX, "--loss=contrastive", "--mining=offline"),
+    "softmax-then-triplet-hard": after(SOFTMAX, "--loss=triplet"),
+    "softmax-then-triplet-semi_hard": after(SOFTMAX, "--loss=triplet", "--mining=semi_hard"),
+    "softmax-then-triplet-random": after(SOFTMAX, "--loss=triplet", "--mining=random"),
+    "softmax-then-trihard": after(SOFTMAX, "--loss=trihard"),
+    "softmax-then-trihard-soft": after(SOFTMAX, "--loss=trihard", "--soft_margin"),
+    "softmax-then-quadruplet": after(SOFTMAX, "--loss=quadruplet"),
+    "softmax-then-msml": after(SOFTMAX, "--loss=msml"),
+    "best-then-contrastive-hard": after([], "--loss=contrastive"),
+    "best-then-trihard": after([], "--loss=trihard"),
+    "best-then-quadruplet": after([], "--loss=quadruplet"),
     "best-then-large-margin": [
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
