@@ -38,8 +38,8 @@ KERAS_CLASSES = {
     "keras": {"DTypePolicy"},
     "keras.initializers": {"GlorotUniform", "HeNormal", "Ones", "Orthogonal", "Zeros"},
     "keras.layers": {
-        "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer", "MaxPooling2D",
-        "Multiply", "ReLU", "UnitNormalization", "ZeroPadding2D",
+        "Add", "BatchNormalization", "Concatenate", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer",
+        "MaxPooling2D", "Multiply", "ReLU", "UnitNormalization", "ZeroPadding2D",
     },
     "keras.src.models.functional": {"Functional"},
 }  # fmt: skip
@@ -119,10 +119,11 @@ class SpeakerEncoder:
     def fingerprint(self):
         """SHA-256 (hex) of the layers and weights: the same wherever, and however often, the encoder is saved."""
         digest = hashlib.sha256()
-        config = self.model.get_layer("spectrogram").get_config()
-        for key in ("dtype", "name", "trainable"):  # have no bearing on the embeddings
-            del config[key]
-        digest.update(json.dumps(config, sort_keys=True).encode())
+        for front_end in (layer for layer in self.model.layers if isinstance(layer, Spectrogram)):
+            config = front_end.get_config()
+            for key in ("dtype", "name", "trainable"):  # have no bearing on the embeddings
+                del config[key]
+            digest.update(json.dumps(config, sort_keys=True).encode())
         for layer in self.model.layers:
             digest.update(f"{type(layer).__name__} {layer.name}\n".encode())
             for weight in layer.get_weights():

@@ -65,6 +65,8 @@ def build_encoder(replicas=1):
     """The encoder that the flags describe, with an embedding layer where they ask for one."""
     if FLAGS.init_from:
         encoder = SpeakerEncoder.load(f"{FLAGS.init_from}/encoder.keras").model
+        if encoders.is_fused(encoder):
+            raise flags.Error(f"--init_from={FLAGS.init_from}: fused of several encoders; train those, and fuse anew.")
     else:
         try:
             encoder = encoders.build_encoder(

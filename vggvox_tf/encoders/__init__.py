@@ -91,6 +91,44 @@ def with_unit_length(encoder):
     return keras.Model(encoder.input, vectors, name=encoder.name)
 
 
+def fused(encoders):
+    """One encoder of several: their embeddings, each brought to unit length, side by side, of unit length together.
+
+    A cosine of two such embeddings is the mean of the cosines by each encoder: fusion of the scores, at equal weights.
+    The layers of the first keep their names; those of the k-th (k ≥ 2) end in `_k`. The one whose trunk needs the
+    longest recordings comes first, so that the "spectrogram" layer says what all of them need.
+
+    Raises:
+      ValueError: one is fused already, which would make the weights unequal.
+    """
+    if any(is_fused(encoder) for encoder in encoders):
+        raise ValueError("an encoder is fused of others already: fuse those that it was made of")
+    first, *others = sorted(encoders, key=lambda encoder: -encoder.get_layer("spectrogram").minimum_frames)
+    parts = [first, *(_renamed(other, first.input, f"_{number}") for number, other in enumerate(others, start=2))]
+    units = [
+        keras.layers.UnitNormalization(name=f"part_{number}")(part.output) for number, part in enumerate(parts, start=1)
+    ]
+    together = keras.layers.Concatenate(name="parts")(units)
+    return keras.Model(first.input, keras.layers.UnitNormalization(name="fused")(together), name="fused")
+
+
+def is_fused(encoder):
+    """Whether an encoder was made of several by `fused`."""
+    return any(layer.name == "fused" for layer in encoder.layers)
+
+
+def _renamed(encoder, waveforms, suffix):
+    """A copy of an encoder, weights included, of these `waveforms` (a Keras tensor), whose layers' names end so."""
+
+    def copy_of(layer):
+        config = layer.get_config()
+        return type(layer).from_config(config | {"name": config["name"] + suffix})
+
+    copy = keras.models.clone_model(encoder, input_tensors=waveforms, clone_function=copy_of)
+    copy.set_weights(encoder.get_weights())
+    return copy
+
+
 def with_precision(encoder, policy):
     """A copy of the encoder, weights included, whose convolutions and what lies between have a Keras dtype policy.
 

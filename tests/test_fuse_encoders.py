@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from vggvox_tf import encoders
+from vggvox_tf.run import training_speakers
+from vggvox_tf.speaker_encoder import SpeakerEncoder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two runs' folders: a ResNet of anna and boris, a VGG-M with unit length at its end, of boris and zoe."""
+    keras.utils.set_random_seed(0)
+    resnet = encoders.build_encoder("resnet34", 0.05, mel_bands=40, compression="log")
+    vggm = encoders.with_embedding(encoders.build_encoder("vggm", 0.05, mel_bands=100, compression="log"), 16)
+    folders = []
+    for model, speakers in ((encoders.with_projection(resnet, 8), "anna\nboris\n"), (vggm, "boris\nzoe\n")):
+        folders.append(tmp_path_factory.mktemp("run"))
+        SpeakerEncoder(model).save(folders[-1] / "encoder.keras")
+        (folders[-1] / "speakers.txt").write_text(speakers)
+    return folders
+
+
+def fuse(*paths, output):
+    """Runs the tool; what it printed, or its error."""
+    flags = [f"--encoders={','.join(map(str, paths))}", f"--output={output}"]
+    done = subprocess.run([sys.executable, "-m", "tools.fuse_encoders", *flags], capture_output=True, text=True)
+    return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+
+def cosine(vectors):
+    a, b = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return a @ b
+
+
+def test_a_cosine_is_the_mean_of_the_parts(folders, tmp_path):
+    printed = fuse(*(folder / "encoder.keras" for folder in folders), output=tmp_path / "both")
+    assert "2 encoders" in printed and "24 dimensions" in printed, printed
+    assert training_speakers(tmp_path / "both" / "encoder.keras") == {"anna", "boris", "zoe"}
+    both, *parts = (SpeakerEncoder.load(folder / "encoder.keras") for folder in (tmp_path / "both", *folders))
+    waveforms = list(np.random.default_rng(0).normal(0, 0.1, (2, 20_000)).astype(np.float32))
+    vectors = both.embed_waveforms(waveforms)
+    expected = np.mean([cosine(part.embed_waveforms(waveforms)) for part in parts])
+    assert cosine(vectors) == pytest.approx(expected, abs=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert both.minimum_samples == 65 * 160 + 240  # VGG-M's, though it was not named first
+    assert SpeakerEncoder(encoders.fused([part.model for part in reversed(parts)])).fingerprint == both.fingerprint
+
+
+def test_fingerprint_knows_both_front_ends():
+    """Two encoders of the same weights, which differ in the compression of the second front end alone."""
+    fingerprints = []
+    for compression in ("log", "power"):
+        keras.utils.set_random_seed(0)
+        first = encoders.build_encoder("resnet34", 0.05, mel_bands=40, compression="log")
+        second = encoders.build_encoder("resnet34", 0.05, mel_bands=40, compression=compression)
+        fingerprints.append(SpeakerEncoder(encoders.fused([first, second])).fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_what_cannot_be_fused(folders, tmp_path):
+    first, second = (folder / "encoder.keras" for folder in folders)
+    assert "two or more" in fuse(first, output=tmp_path / "new")
+    assert "expected a new folder" in fuse(first, second, output=folders[0])
+    (tmp_path / "alone.keras").write_bytes(first.read_bytes())
+    assert "expected speakers.txt beside it" in fuse(tmp_path / "alone.keras", second, output=tmp_path / "new")
+    (tmp_path / "speakers.txt").write_text("anna\n")
+    (tmp_path / "none.keras").write_bytes(b"no")
+    assert "expected an encoder" in fuse(tmp_path / "none.keras", second, output=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_fused_ones_are_neither_fused_again_nor_trained_on(folders, tiny_corpus, tmp_path):
+    both = SpeakerEncoder(encoders.fused([SpeakerEncoder.load(folder / "encoder.keras").model for folder in folders]))
+    with pytest.raises(ValueError, match="fused of others already"):
+        encoders.fused([both.model, both.model])
+    both.save(tmp_path / "encoder.keras")
+    flags = ["--loss=aam", f"--corpus={tiny_corpus}", f"--init_from={tmp_path}", f"--run={tmp_path}/run"]
+    done = subprocess.run([sys.executable, "-m", "vggvox_tf.train", *flags], capture_output=True, text=True)
+    assert done.returncode and "fused of several encoders; train those" in done.stderr, done.stderr

@@ -1,0 +1,55 @@
+"""Makes one encoder of several, whose cosines are the mean of theirs.
+
+  python -m tools.fuse_encoders --encoders=runs/vggm/encoder.keras,runs/resnet/encoder.keras --output=runs/both
+
+Encoders of different trunks err in different places, so together they err less. They are trained by themselves, each on
+a core or a machine of its own. An embedding is as long as theirs together, and takes as much time.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+from vggvox_tf import encoders
+from vggvox_tf.run import training_speakers
+from vggvox_tf.speaker_encoder import SpeakerEncoder
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+    # Not at import: tests import this beside other modules with flags of the same names.
+    flags.DEFINE_list("encoders", None, "Encoder files, two or more, comma-separated.")
+    flags.DEFINE_string("output", None, "Folder to write encoder.keras to, and speakers.txt, all that they trained on.")
+    flags.mark_flags_as_required(["encoders", "output"])
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if len(FLAGS.encoders) < 2:
+        raise app.UsageError("--encoders: expected two or more, separated by commas")
+    output = Path(FLAGS.output)
+    if output.exists() and any(output.iterdir()):
+        raise app.UsageError(f"--output={output}: expected a new folder, found files in it")
+    speakers = {path: training_speakers(path) for path in FLAGS.encoders}
+    if unknown := [path for path, names in speakers.items() if names is None]:
+        raise app.UsageError(
+            f"{unknown[0]}: expected speakers.txt beside it, the names of those that it was trained on, by which "
+            "vggvox_tf.evaluate refuses to test on them; found none"
+        )
+    try:
+        parts = [SpeakerEncoder.load(path).model for path in FLAGS.encoders]
+        encoder = SpeakerEncoder(encoders.fused(parts))
+    except ValueError as error:  # EncoderError is one
+        raise app.UsageError(str(error)) from None
+    output.mkdir(parents=True, exist_ok=True)
+    encoder.save(output / "encoder.keras")
+    (output / "speakers.txt").write_text("".join(f"{name}\n" for name in sorted(set().union(*speakers.values()))))
+    print(f"{output}/encoder.keras: {len(parts)} encoders, {encoder.model.count_params():,} parameters, "
+          f"{encoder.dimension} dimensions")  # fmt: skip
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
