@@ -39,6 +39,40 @@ def test_rows_share_the_run_they_begin_with(monkeypatch):
     assert race.stages_of("softmax", seed=1) == [Path("out/softmax-20min-seed1/stage1")]  # all of the time, not 3/4
 
 
+def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monkeypatch, tmp_path):
+    flags = {
+        "steps": 100, "output": str(tmp_path), "noise": None, "reverberation": None, "common": [], "corpus": "c",
+        "corpus_root": None, "trials": ["t"], "trials_roots": ["r"],
+    }  # fmt: skip
+    monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
+    monkeypatch.chdir(Path(race.__file__).parent.parent)
+    ran = []
+
+    def run(module, *given):
+        ran.append((module, [flag for flag in given if flag.startswith(("--run=", "--encoder", "--output="))]))
+        if module == "vggvox_tf.train":  # ten epochs of ten steps
+            (stage := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True)
+            (stage / "flags.cfg").write_text("--epochs=10\n--steps_per_epoch=10\n--batch_size=64\n")
+        elif module == "vggvox_tf.evaluate":
+            (output := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True)
+            (output / "metrics.json").write_text('{"lists": [{"systems": [{"eer": 0.03}]}]}')
+
+    monkeypatch.setattr(race, "run", run)
+    assert race.race("best-and-thin-se-resnet34", 0) == {"eers": [0.03], "utterances": 2 * 6400}
+    best, thin = f"{tmp_path}/best-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
+    together = f"{tmp_path}/best-and-thin-se-resnet34-100steps-seed0"
+    assert ran == [
+        ("vggvox_tf.train", ["--encoder=vggm", f"--run={best}"]),
+        ("vggvox_tf.train", ["--encoder=resnet34", f"--run={thin}"]),
+        (
+            "tools.fuse_encoders",
+            [f"--encoders={best}/encoder.keras,{thin}/encoder.keras", f"--output={together}/fused"],
+        ),
+        ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test1"]),
+    ]
+    assert all(part in race.ROWS for parts in race.FUSED.values() for part in parts)
+
+
 def test_names_of_flags():
     names = [race.name_of(flag) for flag in ("--loss=aam", "--nospeeds_are_speakers", "--noise=x", "--noise_share=1")]
     assert names == ["loss", "speeds_are_speakers", "noise", "noise_share"]

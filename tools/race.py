@@ -34,7 +34,7 @@ def define_flags():
     flags.DEFINE_list("common", [], "Flags for every row, such as --normalisation=time; a row's own come after them.")
     flags.DEFINE_float("minutes", 20.0, "Time of each row.", 0.2)
     flags.DEFINE_integer("steps", None, "Steps of each row, in place of a time.", 20)
-    flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join(ROWS)}. Default: all.")
+    flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join([*ROWS, *FUSED])}. Default: all.")
     flags.DEFINE_list("seeds", ["0"], "Seeds to run each row with.")
     flags.DEFINE_string("output", None, "Folder for the runs and the table.")
     flags.mark_flags_as_required(["corpus", "trials", "trials_roots", "output"])
@@ -126,6 +126,10 @@ ROWS = {
 }
 
 
+# name -> the rows whose encoders it fuses. In minutes, those of each: they can run side by side, on cores of their own.
+FUSED = {"best-and-thin-se-resnet34": ["best", "thin-se-resnet34"]}
+
+
 def stage_flags(own, first, given=()):
     """A stage's flags: the common ones that it does not change itself and that have an effect in it, then its own."""
     common = [line for line in Path(BASE).read_text().splitlines() if line.startswith("--")] + list(given)
@@ -157,23 +161,26 @@ def name_of(flag):
 
 
 def run(module, *flags):
-    subprocess.run([sys.executable, "-m", f"vggvox_tf.{module}", *flags], check=True)
+    subprocess.run([sys.executable, "-m", module, *flags], check=True)
+
+
+def folder_of(name, seed):
+    length = f"{FLAGS.steps}steps" if FLAGS.steps else f"{FLAGS.minutes:g}min"
+    return Path(FLAGS.output) / f"{name}-{length}-seed{seed}"
 
 
 def stages_of(name, seed):
     """Folders of the runs of a row. What another row before it begins with as well is that row's."""
-    length = f"{FLAGS.steps}steps" if FLAGS.steps else f"{FLAGS.minutes:g}min"
     folders = []
     for number in range(1, len(ROWS[name]) + 1):
         first = next(row for row, stages in ROWS.items() if stages[:number] == ROWS[name][:number])
-        folders.append(Path(FLAGS.output) / f"{first}-{length}-seed{seed}" / f"stage{number}")
+        folders.append(folder_of(first, seed) / f"stage{number}")
     return folders
 
 
-def race(name, seed):
-    """Trains a row, unless it is there already; returns its EERs on the lists, and what it took."""
-    stages = stages_of(name, seed)
-    folder, before = stages[-1].parent, None
+def train(name, seed):
+    """Trains a row of ROWS, unless it is there already; returns the folders of its runs."""
+    stages, before = stages_of(name, seed), None
     for number, ((share, own), stage) in enumerate(zip(ROWS[name], stages, strict=True)):
         given = [flag.replace("NOISE", FLAGS.noise or "").replace("REVERBERATION", FLAGS.reverberation or "")
                  for flag in stage_flags(own, number == 0, FLAGS.common)]  # fmt: skip
@@ -183,18 +190,31 @@ def race(name, seed):
         given += [f"--trials={FLAGS.trials[0]}", f"--trials_root={FLAGS.trials_roots[0]}"]
         epochs = 10 if share > 0.5 else 2
         steps = f"--steps_per_epoch={round(share * FLAGS.steps / epochs)}" if FLAGS.steps else None
-        run("train", *given, f"--epochs={epochs}", steps or f"--time_budget={share * FLAGS.minutes}")
+        run("vggvox_tf.train", *given, f"--epochs={epochs}", steps or f"--time_budget={share * FLAGS.minutes}")
         before = stage
+    return stages
+
+
+def race(name, seed):
+    """Trains and tests a row, unless it is there already; returns its EERs on the lists, and what it took."""
+    folder = folder_of(name, seed)
+    parts = [train(part, seed) for part in FUSED.get(name, [name])]
+    encoders = [f"{stages[-1]}/encoder.keras" for stages in parts]
+    if len(parts) > 1:
+        together = folder / "fused"
+        if not (together / "encoder.keras").exists():
+            run("tools.fuse_encoders", f"--encoders={','.join(encoders)}", f"--output={together}")
+        encoders = [f"{together}/encoder.keras"]
     result = folder / "eers.json"
     if not result.exists():
-        encoder = f"--encoder={before}/encoder.keras"
         eers = []
         for number, (trials, root) in enumerate(zip(FLAGS.trials, FLAGS.trials_roots, strict=True)):
             output = folder / f"test{number + 1}"
-            run("evaluate", encoder, f"--trials={trials}", f"--trials_root={root}", f"--output={output}")
+            given = [f"--encoder={encoders[0]}", f"--trials={trials}", f"--trials_root={root}", f"--output={output}"]
+            run("vggvox_tf.evaluate", *given)
             (entry,) = json.loads((output / "metrics.json").read_text())["lists"]
             eers.append(entry["systems"][0]["eer"])
-        result.write_text(json.dumps({"eers": eers, "utterances": utterances(stages)}))
+        result.write_text(json.dumps({"eers": eers, "utterances": sum(map(utterances, parts))}))
     return json.loads(result.read_text())
 
 
@@ -211,9 +231,9 @@ def utterances(stages):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    names = FLAGS.rows or list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise app.UsageError(f"--rows: expected some of {', '.join(ROWS)}; found {', '.join(unknown)}")
+    names = FLAGS.rows or [*ROWS, *FUSED]
+    if unknown := [name for name in names if name not in {**ROWS, **FUSED}]:
+        raise app.UsageError(f"--rows: expected some of {', '.join([*ROWS, *FUSED])}; found {', '.join(unknown)}")
     if len(FLAGS.trials) != len(FLAGS.trials_roots):
         raise app.UsageError("--trials_roots must have one folder for each list of --trials")
     table = Path(FLAGS.output) / "race.json"
