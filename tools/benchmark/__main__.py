@@ -32,13 +32,14 @@ from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scale import scale
 from tools.benchmark.scoring import scoring, trial_growth
-from tools.benchmark.training import growth, memory, training
+from tools.benchmark.training import growth, memory, mixed_precision, training
 
 SECTIONS = {
     "decoders": decoders,
     "feeding": feeding,
     "front_end": front_end,
     "training": training,
+    "mixed_precision": mixed_precision,
     "growth": growth,
     "memory": memory,
     "fitting": fitting,

@@ -28,6 +28,15 @@ NETS = {
     ),
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
+MEL = {"compression": "log", "normalisation": "running", "pooling": "statistics"}
+# Of docs/race.md, and the papers'.
+PRECISION_NETS = {
+    "vggm × 0.5, 100 mel × 200": (64, 2, {"trunk": "vggm", "width": 0.5, "mel_bands": 100, **MEL}),
+    "SE-resnet34 × 0.25, 80 mel × 200": (
+        64, 2, {"trunk": "resnet34", "width": 0.25, "mel_bands": 80, "squeeze_excitation": True, **MEL},
+    ),
+    **{net: NETS[net] for net in ("vggm, 512 × 300", "resnet34, 512 × 300")},
+}  # fmt: skip
 RECIPES = ("vggm_softmax.cfg", "resnet34_softmax.cfg", "resnet50_softmax.cfg", "best_small.cfg")
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
@@ -54,9 +63,9 @@ def batch_of(size, seconds):
     return waveforms, random.integers(0, SPEAKERS, size).astype(np.int32)
 
 
-def training_model(arguments, classes=SPEAKERS):
+def training_model(arguments, classes=SPEAKERS, policy="float32"):
     keras.utils.set_random_seed(0)
-    encoder = encoders.build_encoder(**arguments)
+    encoder = encoders.with_precision(encoders.build_encoder(**arguments), policy)
     model = TrainingModel(encoder.input, encoders.classifier(classes)(encoder.output))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss, jit_compile=False)
@@ -175,6 +184,34 @@ def _training(options):
                 "PyTorch's": round(size / statistics.median(times["PyTorch"]), 1) if other else "",
                 "ratio": ratio(times["PyTorch"], times["ours"]) if other else "",
                 "rounds": [times["ours"], times.get("PyTorch", [])],
+            }
+        )
+        print_table(rows[-1:], header=len(rows) == 1)
+        keras.utils.clear_session()
+    return rows
+
+
+def mixed_precision(options: Options):
+    """Utterances per second of a step in float32, and with --mixed_precision."""
+    return of_process(_mixed_precision, options)
+
+
+def _mixed_precision(options):
+    one_operation_at_a_time()
+    rows = []
+    for net, (size, seconds, arguments) in PRECISION_NETS.items():
+        batch = batch_of(size, seconds)
+        policies = ("float32", "mixed_bfloat16")
+        ways = {policy: tensorflow_step(training_model(arguments, policy=policy)[0], *batch) for policy in policies}
+        single, mixed = median_rates(ways, options.rounds).values()
+        rows.append(
+            {
+                "way": net,
+                "batch": size,
+                "float32": round(size / statistics.median(single), 1),
+                "bfloat16": round(size / statistics.median(mixed), 1),
+                "ratio": ratio(single, mixed),
+                "rounds": [single, mixed],
             }
         )
         print_table(rows[-1:], header=len(rows) == 1)
