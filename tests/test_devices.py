@@ -70,6 +70,14 @@ def runs(tiny_corpus, tmp_path_factory):
     return root
 
 
+def test_amx_by_what_linux_says_of_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "CPUINFO", tmp_path / "cpuinfo")
+    assert not devices.cpu_has_amx()  # no Linux
+    for flags_of_cpu, expected in (("fpu avx512_bf16 amx_tile amx_bf16 amx_int8", True), ("fpu avx512_bf16", False)):
+        devices.CPUINFO.write_text(f"processor\t: 0\nflags\t\t: {flags_of_cpu}\n")
+        assert devices.cpu_has_amx() == expected
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_two_devices_do_what_one_does_with_the_same_batches(runs, name):
     """Losses of the whole batch: pairs and triplets across the devices' parts, statistics of batch norm over both."""

@@ -27,6 +27,13 @@ def test_rows_differ():
     assert len(commands) == len(race.ROWS)
 
 
+def test_the_thin_resnet_is_the_recipe_in_configs(monkeypatch):
+    monkeypatch.chdir(Path(race.__file__).parent.parent)
+    lines = Path("configs/resnet34_small.cfg").read_text().splitlines()
+    ((_, own),) = race.ROWS["thin-se-resnet34"]
+    assert [line for line in lines if line.startswith("--")] == [f"--flagfile={race.BASE}", *own]
+
+
 def test_rows_share_the_run_they_begin_with(monkeypatch):
     """Trained once: the classifier before every pair loss, by the first row that has it."""
     monkeypatch.setattr(race, "FLAGS", type("Flags", (), {"steps": None, "minutes": 20.0, "output": "out"}))

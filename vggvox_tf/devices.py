@@ -9,13 +9,17 @@ Workers are processes, one a machine, that all run the same command with a TF_CO
 evaluates and writes; the others read its checkpoint, so that --run has to lie where all of them see it.
 """
 
+import contextlib
 import json
 import os
+from pathlib import Path
 
 import tensorflow as tf
 from absl import flags
 
 STRATEGIES = ("auto", "single", "mirrored", "multiworker")
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def strategy(name):
@@ -51,6 +55,13 @@ def _check_tf_config():
         '\'{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}\', with an '
         f"index of its own; found {text or 'none'}"
     )
+
+
+def cpu_has_amx():
+    """Whether the CPU multiplies matrices of bfloat16 by AMX (Intel's since Sapphire Rapids), as far as Linux says."""
+    with contextlib.suppress(OSError):
+        return "amx_bf16" in CPUINFO.read_text()
+    return False
 
 
 def workers(strategy):

@@ -28,16 +28,8 @@ NETS = {
     ),
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
-MEL = {"compression": "log", "normalisation": "running", "pooling": "statistics"}
-# Of docs/race.md, and the papers'.
-PRECISION_NETS = {
-    "vggm × 0.5, 100 mel × 200": (64, 2, {"trunk": "vggm", "width": 0.5, "mel_bands": 100, **MEL}),
-    "SE-resnet34 × 0.25, 80 mel × 200": (
-        64, 2, {"trunk": "resnet34", "width": 0.25, "mel_bands": 80, "squeeze_excitation": True, **MEL},
-    ),
-    **{net: NETS[net] for net in ("vggm, 512 × 300", "resnet34, 512 × 300")},
-}  # fmt: skip
 RECIPES = ("vggm_softmax.cfg", "resnet34_softmax.cfg", "resnet50_softmax.cfg", "best_small.cfg")
+PRECISION_RECIPES = ("best_small.cfg", "resnet34_small.cfg", "vggm_softmax.cfg", "resnet34_softmax.cfg")
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
 
@@ -54,6 +46,8 @@ def recipe(name):
     values = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
     kinds = {"width": float, "rows": int, "mel_bands": int, "compression": str, "normalisation": str, "pooling": str}
     arguments = {flag: kind(values[flag]) for flag, kind in kinds.items() if flag in values}
+    if "--squeeze_excitation" in lines:
+        arguments["squeeze_excitation"] = True
     return {"trunk": values["encoder"]} | arguments, int(values["batch_size"]), float(values["crop_seconds"])
 
 
@@ -199,14 +193,15 @@ def mixed_precision(options: Options):
 def _mixed_precision(options):
     one_operation_at_a_time()
     rows = []
-    for net, (size, seconds, arguments) in PRECISION_NETS.items():
+    for name in PRECISION_RECIPES:
+        arguments, size, seconds = recipe(name)
         batch = batch_of(size, seconds)
         policies = ("float32", "mixed_bfloat16")
         ways = {policy: tensorflow_step(training_model(arguments, policy=policy)[0], *batch) for policy in policies}
         single, mixed = median_rates(ways, options.rounds).values()
         rows.append(
             {
-                "way": net,
+                "way": name,
                 "batch": size,
                 "float32": round(size / statistics.median(single), 1),
                 "bfloat16": round(size / statistics.median(mixed), 1),
