@@ -64,6 +64,7 @@ def test_fingerprint_knows_both_front_ends():
 def test_what_cannot_be_fused(folders, tmp_path):
     first, second = (folder / "encoder.keras" for folder in folders)
     assert "two or more" in fuse(first, output=tmp_path / "new")
+    assert "each encoder once" in fuse(first, first, output=tmp_path / "new")
     assert "expected a new folder" in fuse(first, second, output=folders[0])
     (tmp_path / "alone.keras").write_bytes(first.read_bytes())
     assert "expected speakers.txt beside it" in fuse(tmp_path / "alone.keras", second, output=tmp_path / "new")
@@ -78,6 +79,9 @@ def test_fused_ones_are_neither_fused_again_nor_trained_on(folders, tiny_corpus,
     with pytest.raises(ValueError, match="fused of others already"):
         encoders.fused([both.model, both.model])
     both.save(tmp_path / "encoder.keras")
+    (tmp_path / "speakers.txt").write_text("anna\n")
+    printed = fuse(tmp_path / "encoder.keras", folders[0] / "encoder.keras", output=tmp_path / "new")
+    assert f"{tmp_path}/encoder.keras: expected a trained encoder, found a fused one" in printed
     flags = ["--loss=aam", f"--corpus={tiny_corpus}", f"--init_from={tmp_path}", f"--run={tmp_path}/run"]
     done = subprocess.run([sys.executable, "-m", "vggvox_tf.train", *flags], capture_output=True, text=True)
     assert done.returncode and "fused of several encoders; train those" in done.stderr, done.stderr

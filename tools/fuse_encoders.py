@@ -12,7 +12,7 @@ from absl import app, flags
 
 from vggvox_tf import encoders
 from vggvox_tf.run import training_speakers
-from vggvox_tf.speaker_encoder import SpeakerEncoder
+from vggvox_tf.speaker_encoder import EncoderError, SpeakerEncoder
 
 FLAGS = flags.FLAGS
 
@@ -39,10 +39,14 @@ def main(argv):
             "vggvox_tf.evaluate refuses to test on them; found none"
         )
     try:
-        parts = [SpeakerEncoder.load(path).model for path in FLAGS.encoders]
-        encoder = SpeakerEncoder(encoders.fused(parts))
-    except ValueError as error:  # EncoderError is one
+        parts = {path: SpeakerEncoder.load(path).model for path in FLAGS.encoders}
+    except EncoderError as error:
         raise app.UsageError(str(error)) from None
+    if again := [path for path, part in parts.items() if encoders.is_fused(part)]:
+        raise app.UsageError(f"{again[0]}: expected a trained encoder, found a fused one; give those it was made of")
+    if len(parts) < len(FLAGS.encoders):
+        raise app.UsageError("--encoders: expected each encoder once")
+    encoder = SpeakerEncoder(encoders.fused(parts.values()))
     output.mkdir(parents=True, exist_ok=True)
     encoder.save(output / "encoder.keras")
     (output / "speakers.txt").write_text("".join(f"{name}\n" for name in sorted(set().union(*speakers.values()))))

@@ -7,8 +7,8 @@
 A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. With --steps in
 place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
 in common with the others is configs/best_small.cfg; the row's own flags come after it. A run that several rows begin
-with is trained once. What is finished is not run again, so that a table can be made in several sittings. The table goes
-to OUTPUT/race.md and .json.
+with is trained once. Some rows fuse the encoders of others. What is finished is not run again, so that a table can be
+made in several sittings. The table goes to OUTPUT/race.md and .json.
 """
 
 import json
