@@ -34,7 +34,7 @@ def define_flags():
     flags.DEFINE_list("common", [], "Flags for every row, such as --normalisation=time; a row's own come after them.")
     flags.DEFINE_float("minutes", 20.0, "Time of each row.", 0.2)
     flags.DEFINE_integer("steps", None, "Steps of each row, in place of a time.", 20)
-    flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join([*ROWS, *FUSED])}. Default: all.")
+    flags.DEFINE_list("rows", [], f"Rows to run, of: {', '.join(NAMES)}. Default: all.")
     flags.DEFINE_list("seeds", ["0"], "Seeds to run each row with.")
     flags.DEFINE_string("output", None, "Folder for the runs and the table.")
     flags.mark_flags_as_required(["corpus", "trials", "trials_roots", "output"])
@@ -128,6 +128,7 @@ ROWS = {
 
 # name -> the rows whose encoders it fuses. In minutes, those of each: they can run side by side, on cores of their own.
 FUSED = {"best-and-thin-se-resnet34": ["best", "thin-se-resnet34"]}
+NAMES = [*ROWS, *FUSED]
 
 
 def stage_flags(own, first, given=()):
@@ -231,9 +232,9 @@ def utterances(stages):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    names = FLAGS.rows or [*ROWS, *FUSED]
-    if unknown := [name for name in names if name not in {**ROWS, **FUSED}]:
-        raise app.UsageError(f"--rows: expected some of {', '.join([*ROWS, *FUSED])}; found {', '.join(unknown)}")
+    names = FLAGS.rows or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        raise app.UsageError(f"--rows: expected some of {', '.join(NAMES)}; found {', '.join(unknown)}")
     if len(FLAGS.trials) != len(FLAGS.trials_roots):
         raise app.UsageError("--trials_roots must have one folder for each list of --trials")
     table = Path(FLAGS.output) / "race.json"
