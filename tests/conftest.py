@@ -4,8 +4,12 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 from vggvox_tf import encoders
+
+# On GPUs TensorFlow otherwise multiplies with 10 bits, and what tests expect has more.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def voice(pitch, seconds, seed, rate=16_000):

@@ -25,9 +25,13 @@ def paired_distances(a, b):
 
 def all_distances(embeddings):
     """Euclidean distances (N, N) between all rows of (N, D), by |a|² + |b|² − 2a·b: one matrix product."""
-    squares = tf.reduce_sum(tf.square(embeddings), axis=-1)
-    products = tf.matmul(embeddings, embeddings, transpose_b=True)
-    return safe_sqrt(squares[:, tf.newaxis] + squares[tf.newaxis, :] - 2 * products)
+    # In double precision: TensorFlow multiplies single precision as TF32 on GPUs, with 10 bits, and what the difference
+    # leaves of that puts equal rows 0.08 apart.
+    rows = tf.cast(embeddings, tf.float64)
+    squares = tf.reduce_sum(tf.square(rows), axis=-1)
+    products = tf.matmul(rows, rows, transpose_b=True)
+    squared = tf.cast(squares[:, tf.newaxis] + squares[tf.newaxis, :] - 2 * products, embeddings.dtype)
+    return safe_sqrt(squared)
 
 
 def contrastive(distances, same, margin):

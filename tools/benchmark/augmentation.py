@@ -40,7 +40,8 @@ def _ways(samples, rng):
 
 
 def _compiled(layer):
-    return tf.function(lambda batch, seed: layer(batch, seed, training=True))
+    # The sum, so that a GPU's results stay there.
+    return tf.function(lambda batch, seed: tf.reduce_sum(layer(batch, seed, training=True)))
 
 
 def augmentation(options: Options):

@@ -79,7 +79,7 @@ def tensorflow_step(model, waveforms, speakers):
 
 
 def torch_step(encoder, waveforms, speakers):
-    """The same with PyTorch, channels last; None where it is not installed."""
+    """The same with PyTorch on the same kind of device, channels last; None where it is not installed."""
     try:
         import torch  # an extra of the benchmark: requirements-benchmark.txt
 
@@ -95,7 +95,8 @@ def torch_step(encoder, waveforms, speakers):
     ours = encoder(waveforms[:2], training=False).numpy()
     if np.abs(theirs - ours).max() > 1e-3 * np.abs(ours).max():
         raise AssertionError(f"PyTorch's embeddings differ by {np.abs(theirs - ours).max()}")
-    twin = twin.to(memory_format=torch.channels_last).train()
+    device = "cuda" if tf.config.list_physical_devices("GPU") and torch.cuda.is_available() else "cpu"
+    twin, x, y = twin.to(device, memory_format=torch.channels_last).train(), x.to(device), y.to(device)
     optimizer = torch.optim.SGD(twin.parameters(), 1e-3, momentum=0.9)
 
     def step():
@@ -163,7 +164,8 @@ def _training(options):
         other = None if net in WITHOUT_TWIN else torch_step(encoder, waveforms, speakers)
         if other:
             ways["PyTorch"] = other
-        front_end = tf.function(encoder.get_layer("spectrogram"))
+        # The sum, so that a GPU's spectrograms stay there.
+        front_end = tf.function(lambda batch, layer=encoder.get_layer("spectrogram"): tf.reduce_sum(layer(batch)))
         batch = tf.constant(waveforms)
         ways["front end"] = lambda front_end=front_end, batch=batch: front_end(batch).numpy()
         times = median_rates(ways, options.rounds)
