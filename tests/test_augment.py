@@ -188,14 +188,10 @@ def test_speeds_scale_frequencies_and_rows_at_their_own_speed_are_untouched():
     np.testing.assert_allclose(compiled(x), y, atol=1e-5)
 
 
-def test_resampling_agrees_with_scipy_and_does_not_alias():
-    for before, after in ((1600, 1760), (1760, 1600), (1601, 1600), (1600, 1601)):
-        x = noise(2, before)
-        ours, theirs = augment.resample(x, after).numpy(), scipy.signal.resample(x, after, axis=1)
-        np.testing.assert_allclose(ours, theirs, atol=5e-3)  # they differ in the one bin at the Nyquist frequency
-    # 7,900 Hz played 1.1 times as fast would be 8,690 Hz: beyond what there is, so nothing.
-    fast = augment.SpeedPerturbation([1.1], RATE)(sines([7900], 17_600), training=True)
-    assert np.abs(fast).max() < 0.02
+def test_nothing_is_folded_back_by_a_faster_speed():
+    """7,900 Hz played 1.1 times as fast would be 8,690 Hz: beyond what there is, so nothing."""
+    tone = sines([7900], 17_600) * np.hanning(17_600).astype(np.float32)
+    assert np.abs(augment.SpeedPerturbation([1.1], RATE)(tone, training=True)).max() < 1e-3
 
 
 def test_spec_augment_masks_rows_and_frames_to_zero():

@@ -4,8 +4,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+import scipy.signal
 
 from vggvox_tf import encoders
+from vggvox_tf.frontend import frames_in, samples_for
 from vggvox_tf.run import training_speakers
 from vggvox_tf.speaker_encoder import SpeakerEncoder
 
@@ -24,9 +26,9 @@ def folders(tmp_path_factory):
     return folders
 
 
-def fuse(*paths, output):
+def fuse(*paths, output, speeds="1"):
     """Runs the tool; what it printed, or its error."""
-    flags = [f"--encoders={','.join(map(str, paths))}", f"--output={output}"]
+    flags = [f"--encoders={','.join(map(str, paths))}", f"--speeds={speeds}", f"--output={output}"]
     done = subprocess.run([sys.executable, "-m", "tools.fuse_encoders", *flags], capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
@@ -50,6 +52,29 @@ def test_a_cosine_is_the_mean_of_the_parts(folders, tmp_path):
     assert SpeakerEncoder(encoders.fused([part.model for part in reversed(parts)])).fingerprint == both.fingerprint
 
 
+def test_a_cosine_is_the_mean_at_all_speeds(folders, tmp_path):
+    """One encoder at three speeds, by scipy: its file has the weights once, and needs 1.25 times as long recordings."""
+    printed = fuse(folders[1] / "encoder.keras", output=tmp_path / "speeds", speeds="0.8,1,1.25")
+    assert "1 encoders, 3 speeds" in printed and "48 dimensions" in printed, printed
+    heard, part = (SpeakerEncoder.load(folder / "encoder.keras") for folder in (tmp_path / "speeds", folders[1]))
+    assert heard.model.count_params() == part.model.count_params()
+    taps = scipy.signal.firwin(301, 0.7)  # nothing near where the faster one is cut off
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 40_000)) * np.hanning(40_000)
+    waveforms = scipy.signal.oaconvolve(noise, taps[np.newaxis], mode="same", axes=1).astype(np.float32)
+    waveforms = waveforms[:, : samples_for(frames_in(40_000))]
+    played = [scipy.signal.resample_poly(waveforms, *ratio, axis=1) for ratio in ((5, 4), (1, 1), (4, 5))]
+    expected = np.mean([cosine(part.embed_waveforms(list(each))) for each in played])
+    assert cosine(heard.embed_waveforms(list(waveforms))) == pytest.approx(expected, abs=2e-5)
+    alone = cosine(part.embed_waveforms(list(waveforms)))
+    assert abs(alone - expected) > 1e-4  # or the other speeds would not have been heard
+    # The shortest recording: 65 frames at 1.25 times the speed are 81.6 at the speed it has: 82 whole ones.
+    assert part.minimum_samples == 65 * 160 + 240 and heard.minimum_samples == 82 * 160 + 240
+    heard.embed_waveforms([waveforms[0, 10_000:][: heard.minimum_samples]])
+    for speeds in ((0.8, 1, 1.25), (0.8, 1, 1.2)):
+        same = SpeakerEncoder(encoders.fused([part.model], speeds)).fingerprint == heard.fingerprint
+        assert same == (speeds[2] == 1.25)
+
+
 def test_fingerprint_knows_both_front_ends():
     """Two encoders of the same weights, which differ in the compression of the second front end alone."""
     fingerprints = []
@@ -64,6 +89,8 @@ def test_fingerprint_knows_both_front_ends():
 def test_what_cannot_be_fused(folders, tmp_path):
     first, second = (folder / "encoder.keras" for folder in folders)
     assert "two or more" in fuse(first, output=tmp_path / "new")
+    for speeds in ("fast", "1,1", "0.9,1,2.1", "1,1.005"):
+        assert "expected different numbers" in fuse(first, output=tmp_path / "new", speeds=speeds)
     assert "each encoder once" in fuse(first, first, output=tmp_path / "new")
     assert "expected a new folder" in fuse(first, second, output=folders[0])
     (tmp_path / "alone.keras").write_bytes(first.read_bytes())

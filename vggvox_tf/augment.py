@@ -17,7 +17,7 @@ from absl import logging
 
 from vggvox_tf import audio
 from vggvox_tf.corpus import AUDIO_SUFFIXES
-from vggvox_tf.frontend import SAMPLE_RATE, crop_samples
+from vggvox_tf.frontend import SAMPLE_RATE, crop_samples, play
 
 # Powers below this (a full-scale sine has 0.5) count as this: a digital silence cannot be brought to a power.
 SILENT_POWER = 1e-12
@@ -70,15 +70,6 @@ def good_length(least):
     """The smallest product of 2, 3 and 5 that is at least `least`: FFTs of other lengths are slower."""
     lengths = (2**a * 3**b * 5**c for a in range(26) for b in range(8) for c in range(6))
     return min(length for length in lengths if length >= least)
-
-
-def resample(waveforms, samples):
-    """Rows of any length as `samples` samples, band-limited: the spectrum is cut, or filled up with zeros."""
-    before = waveforms.shape[1]
-    spectra = tf.signal.rfft(waveforms)
-    kept = min(before, samples) // 2 + 1
-    spectra = tf.pad(spectra[:, :kept], [[0, 0], [0, samples // 2 + 1 - kept]])
-    return tf.signal.irfft(spectra, [samples]) * (samples / before)
 
 
 # Layers
@@ -144,8 +135,8 @@ class SpeedPerturbation(keras.layers.Layer):
         parts = []
         for index, speed in enumerate(self.speeds):
             first, last = np.searchsorted(speed_of_row, [index, index + 1])
-            rows = waveforms[first:last, : round(speed * self.samples)]
-            parts.append(rows if speed == 1 else resample(rows, self.samples))
+            rows = waveforms[first:last, : math.ceil(speed * self.samples)]
+            parts.append(rows if speed == 1 else play(rows, speed)[:, : self.samples])
         return tf.concat(parts, axis=0)
 
 

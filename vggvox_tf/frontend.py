@@ -1,10 +1,12 @@
-"""The spectrogram front end: waveforms to normalised spectrograms, as a layer of the model.
+"""The front end: waveforms, played at another speed or as they are, to normalised spectrograms, as layers of the model.
 
 Frames of 25 ms (400 samples) every 10 ms (160 samples) at 16 kHz under a Hamming window, as in VoxCeleb1
 (Nagrani et al. 2017, section 4.1). There is no padding, so `n` frames need n·160 + 240 samples.
 
     magnitude (rows) → [mel bands of the power] → compression → normalisation
 """
+
+from fractions import Fraction
 
 import keras
 import tensorflow as tf
@@ -57,6 +59,41 @@ def samples_for(frames):
 def crop_samples(seconds):
     """Samples of a crop of nominally `seconds`: 100 frames a second, so 3 s gives the paper's 300 frames."""
     return samples_for(round(seconds * SAMPLE_RATE / FRAME_STEP))
+
+
+def play(waveforms, speed):
+    """Rows (B, samples) at another speed, to two decimals: (B, ⌊samples / speed⌋), with another pitch.
+
+    Band-limited: the spectrum is cut, or filled up with zeros.
+    """
+    taken, given = Fraction(speed).limit_denominator(100).as_integer_ratio()  # of so many samples so many are made
+    samples = waveforms.shape[1] or tf.shape(waveforms)[1]
+    units = -(-samples // taken)
+    units = -(-units // 256) * 256  # with silence after it: FFTs are faster where the length has small factors
+    spectra = tf.signal.rfft(waveforms, [taken * units])
+    if given > taken:
+        spectra = tf.pad(spectra, [[0, 0], [0, (given - taken) * units // 2]])
+    played = tf.signal.irfft(spectra[:, : given * units // 2 + 1], [given * units]) * (given / taken)
+    return played[:, : samples // taken * given + samples % taken * given // taken]
+
+
+@keras.saving.register_keras_serializable(package="vggvox_tf")
+class Speed(keras.layers.Layer):
+    """Plays waveforms (B, samples) at another speed, as `play`, also outside of training."""
+
+    def __init__(self, speed, **kwargs):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.speed = speed
+
+    def call(self, waveforms):
+        return play(tf.cast(waveforms, tf.float32), self.speed)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], None)
+
+    def get_config(self):
+        return super().get_config() | {"speed": self.speed}
 
 
 def magnitude_spectrogram(waveforms, window, frame_step, fft_length):

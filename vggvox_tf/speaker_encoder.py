@@ -4,6 +4,7 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import os
 import threading
 import zipfile
@@ -19,7 +20,7 @@ from vggvox_tf.calibration import Calibration, CalibrationError
 from vggvox_tf.decision import decide
 from vggvox_tf.encoders.layers import BatchNormalization
 from vggvox_tf.encoders.pooling import AttentivePooling, NetVLAD, StatisticsPooling
-from vggvox_tf.frontend import SAMPLE_RATE, Spectrogram, crop_samples, frames_in, samples_for
+from vggvox_tf.frontend import FRAME_STEP, SAMPLE_RATE, Spectrogram, Speed, crop_samples, frames_in, samples_for
 
 # Test-time crops (Chung et al. 2018, section 4.3): ten of 3 s a recording.
 CROPS = 10
@@ -49,7 +50,7 @@ NEWER_ARGUMENTS = {
 }  # fmt: skip
 OUR_CLASSES = {
     f"vggvox_tf>{cls.__name__}"
-    for cls in (Spectrogram, BatchNormalization, AttentivePooling, NetVLAD, StatisticsPooling)
+    for cls in (Speed, Spectrogram, BatchNormalization, AttentivePooling, NetVLAD, StatisticsPooling)
 }
 
 
@@ -113,13 +114,15 @@ class SpeakerEncoder:
     @property
     def minimum_samples(self):
         """Samples of the shortest recording that the trunk's pooling leaves something of."""
-        return samples_for(self.model.get_layer("spectrogram").minimum_frames)
+        fastest = max([1, *(layer.speed for layer in self.model.layers if isinstance(layer, Speed))])
+        least = math.ceil(fastest * samples_for(self.model.get_layer("spectrogram").minimum_frames))
+        return samples_for(frames_in(least + FRAME_STEP - 1))  # what is more than whole frames is cut off
 
     @property
     def fingerprint(self):
         """SHA-256 (hex) of the layers and weights: the same wherever, and however often, the encoder is saved."""
         digest = hashlib.sha256()
-        for front_end in (layer for layer in self.model.layers if isinstance(layer, Spectrogram)):
+        for front_end in (layer for layer in self.model.layers if isinstance(layer, Speed | Spectrogram)):
             config = front_end.get_config()
             for key in ("dtype", "name", "trainable"):  # have no bearing on the embeddings
                 del config[key]

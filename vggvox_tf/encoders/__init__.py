@@ -9,7 +9,7 @@ Both stages share the trunk. The front end is inside the encoder, so nobody can 
 import keras
 
 from vggvox_tf.encoders import resnet, vggm
-from vggvox_tf.frontend import Spectrogram
+from vggvox_tf.frontend import Spectrogram, Speed
 from vggvox_tf.heads import CosineClassifier
 
 # name -> (trunk, shortest input in frames)
@@ -91,12 +91,16 @@ def with_unit_length(encoder):
     return keras.Model(encoder.input, vectors, name=encoder.name)
 
 
-def fused(encoders):
+def fused(encoders, speeds=(1,)):
     """One encoder of several: their embeddings, each brought to unit length, side by side, of unit length together.
 
     A cosine of two such embeddings is the mean of the cosines by each encoder: fusion of the scores, at equal weights.
     The layers of the first keep their names; those of the k-th (k ≥ 2) end in `_k`. The one whose trunk needs the
     longest recordings comes first, so that the "spectrogram" layer says what all of them need.
+
+    Args:
+      encoders: one or more, not fused.
+      speeds: each hears the recording at all of them.
 
     Raises:
       ValueError: one is fused already, which would make the weights unequal.
@@ -104,12 +108,24 @@ def fused(encoders):
     if any(is_fused(encoder) for encoder in encoders):
         raise ValueError("an encoder is fused of others already: fuse those that it was made of")
     first, *others = sorted(encoders, key=lambda encoder: -encoder.get_layer("spectrogram").minimum_frames)
-    parts = [first, *(_renamed(other, first.input, f"_{number}") for number, other in enumerate(others, start=2))]
-    units = [
-        keras.layers.UnitNormalization(name=f"part_{number}")(part.output) for number, part in enumerate(parts, start=1)
-    ]
+    waveform = keras.Input((None,), name="waveform")
+    parts = [_renamed(first, waveform, ""), *(_renamed(other, waveform, f"_{n}") for n, other in enumerate(others, 2))]
+    played = [waveform if speed == 1 else Speed(speed, name=f"speed_{speed:g}")(waveform) for speed in speeds]
+    vectors = [vector for part in parts for vector in _heard(part, played)]
+    units = [keras.layers.UnitNormalization(name=f"part_{n}")(vector) for n, vector in enumerate(vectors, 1)]
     together = keras.layers.Concatenate(name="parts")(units)
-    return keras.Model(first.input, keras.layers.UnitNormalization(name="fused")(together), name="fused")
+    return keras.Model(waveform, keras.layers.UnitNormalization(name="fused")(together), name="fused")
+
+
+def _heard(encoder, recordings):
+    """The embeddings of each of several recordings (Keras tensors) by the same layers."""
+    calls = [(layer, layer.input, layer.output) for layer in encoder.layers[1:]]  # each was called once so far
+    for recording in recordings:
+        results = {id(encoder.input): recording}
+        for layer, given, result in calls:
+            several = [results[id(tensor)] for tensor in given] if isinstance(given, list) else results[id(given)]
+            results[id(result)] = layer(several)
+        yield results[id(encoder.output)]
 
 
 def is_fused(encoder):
