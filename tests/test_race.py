@@ -46,7 +46,8 @@ def test_rows_share_the_run_they_begin_with(monkeypatch):
     assert race.stages_of("softmax", seed=1) == [Path("out/softmax-20min-seed1/stage1")]  # all of the time, not 3/4
 
 
-def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monkeypatch, tmp_path):
+@pytest.mark.parametrize("heard, speeds", [("", "1"), ("-heard-at-five-speeds", "0.8,0.9,1,1.1,1.2")])
+def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monkeypatch, tmp_path, heard, speeds):
     flags = {
         "steps": 100, "output": str(tmp_path), "noise": None, "reverberation": None, "common": [], "corpus": "c",
         "corpus_root": None, "trials": ["t"], "trials_roots": ["r"],
@@ -56,7 +57,8 @@ def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monk
     ran = []
 
     def run(module, *given):
-        ran.append((module, [flag for flag in given if flag.startswith(("--run=", "--encoder", "--output="))]))
+        shown = ("--run=", "--encoder", "--output=", *(["--speeds="] if module == "tools.fuse_encoders" else []))
+        ran.append((module, [flag for flag in given if flag.startswith(shown)]))
         if module == "vggvox_tf.train":  # ten epochs of ten steps
             (stage := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True)
             (stage / "flags.cfg").write_text("--epochs=10\n--steps_per_epoch=10\n--batch_size=64\n")
@@ -65,19 +67,17 @@ def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monk
             (output / "metrics.json").write_text('{"lists": [{"systems": [{"eer": 0.03}]}]}')
 
     monkeypatch.setattr(race, "run", run)
-    assert race.race("best-and-thin-se-resnet34", 0) == {"eers": [0.03], "utterances": 2 * 6400}
+    assert race.race(f"best-and-thin-se-resnet34{heard}", 0) == {"eers": [0.03], "utterances": 2 * 6400}
     best, thin = f"{tmp_path}/best-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
-    together = f"{tmp_path}/best-and-thin-se-resnet34-100steps-seed0"
+    parts = f"{best}/encoder.keras,{thin}/encoder.keras"
+    together = f"{tmp_path}/best-and-thin-se-resnet34{heard}-100steps-seed0"
     assert ran == [
         ("vggvox_tf.train", ["--encoder=vggm", f"--run={best}"]),
         ("vggvox_tf.train", ["--encoder=resnet34", f"--run={thin}"]),
-        (
-            "tools.fuse_encoders",
-            [f"--encoders={best}/encoder.keras,{thin}/encoder.keras", f"--output={together}/fused"],
-        ),
+        ("tools.fuse_encoders", [f"--encoders={parts}", f"--speeds={speeds}", f"--output={together}/fused"]),
         ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test1"]),
     ]
-    assert all(part in race.ROWS for parts in race.FUSED.values() for part in parts)
+    assert all(part in race.ROWS for parts, _ in race.FUSED.values() for part in parts)
 
 
 def test_names_of_flags():

@@ -7,8 +7,8 @@
 A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. With --steps in
 place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
 in common with the others is configs/best_small.cfg; the row's own flags come after it. A run that several rows begin
-with is trained once. Some rows fuse the encoders of others. What is finished is not run again, so that a table can be
-made in several sittings. The table goes to OUTPUT/race.md and .json.
+with is trained once. Some rows fuse the encoders of others, or hear recordings at several speeds. What is finished is
+not run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md and .json.
 """
 
 import json
@@ -53,6 +53,8 @@ def after(first, *flags):
 def alone(*flags):
     return [(1.0, list(flags))]
 
+
+FIVE_SPEEDS = "0.8,0.9,1,1.1,1.2"
 
 # name -> [(share of the time, flags after the common ones)]
 ROWS = {
@@ -111,6 +113,7 @@ ROWS = {
     "speeds-only": alone("--frequency_mask=0", "--time_mask=0"),
     "masks-only": alone("--speeds=", "--nospeeds_are_speakers"),
     "speeds-are-the-same-speaker": alone("--nospeeds_are_speakers"),
+    "five-speeds": alone(f"--speeds={FIVE_SPEEDS}"),
     "no-gain": alone("--gain=0"),
     "no-filter": alone("--filter=0"),
     "babble": alone("--babble_share=0.3"),
@@ -126,8 +129,14 @@ ROWS = {
 }
 
 
-# name -> the rows whose encoders it fuses. In minutes, those of each: they can run side by side, on cores of their own.
-FUSED = {"best-and-thin-se-resnet34": ["best", "thin-se-resnet34"]}
+# name -> rows whose encoders it fuses, and the speeds at which each hears a recording. In minutes, those of each row:
+# they can run side by side, on cores of their own.
+FUSED = {
+    "best-and-thin-se-resnet34": (["best", "thin-se-resnet34"], "1"),
+    "best-heard-at-three-speeds": (["best"], "0.9,1,1.1"),
+    "best-heard-at-five-speeds": (["best"], FIVE_SPEEDS),
+    "best-and-thin-se-resnet34-heard-at-five-speeds": (["best", "thin-se-resnet34"], FIVE_SPEEDS),
+}
 NAMES = [*ROWS, *FUSED]
 
 
@@ -199,12 +208,13 @@ def train(name, seed):
 def race(name, seed):
     """Trains and tests a row, unless it is there already; returns its EERs on the lists, and what it took."""
     folder = folder_of(name, seed)
-    parts = [train(part, seed) for part in FUSED.get(name, [name])]
+    names, speeds = FUSED.get(name, ([name], "1"))
+    parts = [train(part, seed) for part in names]
     encoders = [f"{stages[-1]}/encoder.keras" for stages in parts]
-    if len(parts) > 1:
+    if name in FUSED:
         together = folder / "fused"
         if not (together / "encoder.keras").exists():
-            run("tools.fuse_encoders", f"--encoders={','.join(encoders)}", f"--output={together}")
+            run("tools.fuse_encoders", f"--encoders={','.join(encoders)}", f"--speeds={speeds}", f"--output={together}")
         encoders = [f"{together}/encoder.keras"]
     result = folder / "eers.json"
     if not result.exists():

@@ -57,10 +57,10 @@ def _check_tf_config():
     )
 
 
-def cpu_has_amx():
-    """Whether the CPU multiplies matrices of bfloat16 by AMX (Intel's since Sapphire Rapids), as far as Linux says."""
+def cpu_has_bfloat16():
+    """Whether the CPU has instructions for products of bfloat16 (AVX512_BF16 or AMX), as far as Linux says."""
     with contextlib.suppress(OSError):
-        return "amx_bf16" in CPUINFO.read_text()
+        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(CPUINFO.read_text().split())
     return False
 
 

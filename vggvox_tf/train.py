@@ -530,8 +530,8 @@ def main(_):
         len(corpus.speaker_names), len(corpus), encoder.name, f"{encoder.count_params():,}", device, FLAGS.epochs,
         steps_per_epoch, FLAGS.batch_size,
     )  # fmt: skip
-    if "CPU" in device and devices.cpu_has_amx() and not FLAGS.mixed_precision:
-        logging.info("This CPU has AMX: with --mixed_precision it trains faster (docs/performance.md).")
+    if "CPU" in device and devices.cpu_has_bfloat16() and not FLAGS.mixed_precision:
+        logging.info("This CPU has bfloat16: with --mixed_precision it trains faster (docs/performance.md).")
     if done >= FLAGS.epochs or stopped_early(strategy, run):
         logging.info("%s is complete: nothing to do.", run.folder)
         return

@@ -164,10 +164,10 @@ def _training(options):
         other = None if net in WITHOUT_TWIN else torch_step(encoder, waveforms, speakers)
         if other:
             ways["PyTorch"] = other
-        # The sum, so that a GPU's spectrograms stay there.
-        front_end = tf.function(lambda batch, layer=encoder.get_layer("spectrogram"): tf.reduce_sum(layer(batch)))
+        front_end = tf.function(encoder.get_layer("spectrogram"))
         batch = tf.constant(waveforms)
-        ways["front end"] = lambda front_end=front_end, batch=batch: front_end(batch).numpy()
+        # The sum, so that a GPU's spectrograms stay there.
+        ways["front end"] = lambda front_end=front_end, batch=batch: tf.reduce_sum(front_end(batch)).numpy()
         times = median_rates(ways, options.rounds)
         needed = size * operations(encoder, seconds) / product_operations
         rows.append(
