@@ -9,6 +9,7 @@ from vggvox_tf.frontend import (
     MAXIMUM_MEL_BANDS,
     NORMALISATIONS,
     Spectrogram,
+    Speed,
     crop_samples,
     frames_in,
     magnitude_spectrogram,
@@ -56,6 +57,12 @@ def test_playing_at_another_speed_agrees_with_scipy(speed, taken, given, samples
     np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=2e-4)
     compiled = tf.function(lambda x: play(x, speed), input_signature=[tf.TensorSpec([None, None])])
     np.testing.assert_allclose(compiled(x), ours, atol=1e-6)
+
+
+def test_speeds_that_make_a_file_of_any_size_are_refused():
+    for speed in (0.49, 2.01, -1):
+        with pytest.raises(ValueError, match="from 0.5 to 2"):
+            Speed(speed)
 
 
 def test_sine_on_a_bin():

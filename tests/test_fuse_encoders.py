@@ -40,7 +40,7 @@ def cosine(vectors):
 
 def test_a_cosine_is_the_mean_of_the_parts(folders, tmp_path):
     printed = fuse(*(folder / "encoder.keras" for folder in folders), output=tmp_path / "both")
-    assert "2 encoders" in printed and "24 dimensions" in printed, printed
+    assert "2 parts" in printed and "24 dimensions" in printed, printed
     assert training_speakers(tmp_path / "both" / "encoder.keras") == {"anna", "boris", "zoe"}
     both, *parts = (SpeakerEncoder.load(folder / "encoder.keras") for folder in (tmp_path / "both", *folders))
     waveforms = list(np.random.default_rng(0).normal(0, 0.1, (2, 20_000)).astype(np.float32))
@@ -55,7 +55,7 @@ def test_a_cosine_is_the_mean_of_the_parts(folders, tmp_path):
 def test_a_cosine_is_the_mean_at_all_speeds(folders, tmp_path):
     """One encoder at three speeds, by scipy: its file has the weights once, and needs 1.25 times as long recordings."""
     printed = fuse(folders[1] / "encoder.keras", output=tmp_path / "speeds", speeds="0.8,1,1.25")
-    assert "1 encoders, 3 speeds" in printed and "48 dimensions" in printed, printed
+    assert "3 parts" in printed and "48 dimensions" in printed, printed
     heard, part = (SpeakerEncoder.load(folder / "encoder.keras") for folder in (tmp_path / "speeds", folders[1]))
     assert heard.model.count_params() == part.model.count_params()
     taps = scipy.signal.firwin(301, 0.7)  # nothing near where the faster one is cut off

@@ -54,8 +54,8 @@ def main(argv):
     output.mkdir(parents=True, exist_ok=True)
     encoder.save(output / "encoder.keras")
     (output / "speakers.txt").write_text("".join(f"{name}\n" for name in sorted(set().union(*speakers.values()))))
-    print(f"{output}/encoder.keras: {len(parts)} encoders, {len(speeds)} speeds, "
-          f"{encoder.model.count_params():,} parameters, {encoder.dimension} dimensions")  # fmt: skip
+    print(f"{output}/encoder.keras: {len(parts) * len(speeds)} parts, {encoder.model.count_params():,} parameters, "
+          f"{encoder.dimension} dimensions")  # fmt: skip
 
 
 def speeds_given():

@@ -79,11 +79,13 @@ def play(waveforms, speed):
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
 class Speed(keras.layers.Layer):
-    """Plays waveforms (B, samples) at another speed, as `play`, also outside of training."""
+    """Plays waveforms (B, samples) at another speed, from half to twice as fast, as `play`, also outside of training."""
 
     def __init__(self, speed, **kwargs):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        if not 0.5 <= speed <= 2:
+            raise ValueError(f"speed must be from 0.5 to 2, received {speed}")
         self.speed = speed
 
     def call(self, waveforms):
