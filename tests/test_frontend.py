@@ -61,7 +61,7 @@ def test_playing_at_another_speed_agrees_with_scipy(speed, taken, given, samples
 
 def test_speeds_that_make_a_file_of_any_size_are_refused():
     for speed in (0.49, 2.01, -1):
-        with pytest.raises(ValueError, match="from 0.5 to 2"):
+        with pytest.raises(ValueError, match=r"from 0\.5 to 2"):
             Speed(speed)
 
 

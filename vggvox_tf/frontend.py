@@ -79,7 +79,7 @@ def play(waveforms, speed):
 
 @keras.saving.register_keras_serializable(package="vggvox_tf")
 class Speed(keras.layers.Layer):
-    """Plays waveforms (B, samples) at another speed, from half to twice as fast, as `play`, also outside of training."""
+    """Plays waveforms (B, samples) at another speed, from half to twice as fast, in training and outside of it."""
 
     def __init__(self, speed, **kwargs):
         kwargs["dtype"] = "float32"
