@@ -19,7 +19,7 @@ def encoder():
 
 def test_it_loads_with_its_calibration_and_is_small(encoder):
     assert (FOLDER / "encoder.keras").stat().st_size < 20e6
-    assert encoder.dimension == 512
+    assert encoder.dimension == 1536
     assert 0 < encoder.calibration.threshold(0.5) < 1  # raises if it belonged to another encoder
 
 
