@@ -29,11 +29,23 @@ def folders(tmp_path_factory):
     return folders
 
 
-def fuse(*paths, output, speeds="1"):
-    """Runs the tool; what it printed, or its error."""
-    flags = [f"--encoders={','.join(map(str, paths))}", f"--speeds={speeds}", f"--output={output}"]
-    done = subprocess.run([sys.executable, "-m", "tools.fuse_encoders", *flags], capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+def fuse(*paths, output):
+    """Runs the tool; what it printed."""
+    flags = [f"--encoders={','.join(map(str, paths))}", f"--output={output}"]
+    command = [sys.executable, "-m", "tools.fuse_encoders", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def fuse_here(monkeypatch):
+    """The tool without a process of its own: a function of encoder files, output and speeds."""
+
+    def fuse_here(*paths, output, speeds=("1",)):
+        flags = SimpleNamespace(encoders=list(map(str, paths)), output=str(output), speeds=speeds)
+        monkeypatch.setattr(fuse_encoders, "FLAGS", flags)
+        fuse_encoders.main(["fuse_encoders"])
+
+    return fuse_here
 
 
 def cosine(vectors):
@@ -55,9 +67,10 @@ def test_a_cosine_is_the_mean_of_the_parts(folders, tmp_path):
     assert SpeakerEncoder(encoders.fused([part.model for part in reversed(parts)])).fingerprint == both.fingerprint
 
 
-def test_a_cosine_is_the_mean_at_all_speeds(folders, tmp_path):
+def test_a_cosine_is_the_mean_at_all_speeds(fuse_here, capsys, folders, tmp_path):
     """One encoder at three speeds, by scipy: its file has the weights once, and needs 1.25 times as long recordings."""
-    printed = fuse(folders[1] / "encoder.keras", output=tmp_path / "speeds", speeds="0.8,1,1.25")
+    fuse_here(folders[1] / "encoder.keras", output=tmp_path / "speeds", speeds=["0.8", "1", "1.25"])
+    printed = capsys.readouterr().out
     assert "3 parts" in printed and "48 dimensions" in printed, printed
     heard, part = (SpeakerEncoder.load(folder / "encoder.keras") for folder in (tmp_path / "speeds", folders[1]))
     assert heard.model.count_params() == part.model.count_params()
@@ -89,17 +102,23 @@ def test_fingerprint_knows_both_front_ends():
     assert fingerprints[0] != fingerprints[1]
 
 
-def test_what_cannot_be_fused(folders, tmp_path):
+def test_what_cannot_be_fused(fuse_here, folders, tmp_path):
     first, second = (folder / "encoder.keras" for folder in folders)
-    assert "two or more" in fuse(first, output=tmp_path / "new")
-    assert "each encoder once" in fuse(first, first, output=tmp_path / "new")
-    assert "expected a new folder" in fuse(first, second, output=folders[0])
-    (tmp_path / "alone.keras").write_bytes(first.read_bytes())
-    assert "expected speakers.txt beside it" in fuse(tmp_path / "alone.keras", second, output=tmp_path / "new")
+    alone, none, new = tmp_path / "alone" / "alone.keras", tmp_path / "none.keras", tmp_path / "new"
+    alone.parent.mkdir()
+    alone.write_bytes(first.read_bytes())
     (tmp_path / "speakers.txt").write_text("anna\n")
-    (tmp_path / "none.keras").write_bytes(b"no")
-    assert "expected an encoder" in fuse(tmp_path / "none.keras", second, output=tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    none.write_bytes(b"no")
+    for message, paths, output in (
+        ("two or more", [first], new),
+        ("each encoder once", [first, first], new),
+        ("expected a new folder", [first, second], folders[0]),
+        (r"expected speakers\.txt beside it", [alone, second], new),
+        ("expected an encoder", [none, second], new),
+    ):
+        with pytest.raises(app.UsageError, match=message):
+            fuse_here(*paths, output=output)
+    assert not new.exists()
 
 
 @pytest.mark.parametrize("speeds", [["fast"], ["1", "1.0"], ["1", "2.1"], ["1", "1.005"], ["0.4", "1"], ["nan"], []])
@@ -109,14 +128,16 @@ def test_speeds_that_are_none(monkeypatch, speeds):
         fuse_encoders.speeds_given()
 
 
-def test_fused_ones_are_neither_fused_again_nor_trained_on(folders, tiny_corpus, tmp_path):
+def test_fused_ones_are_neither_fused_again_nor_trained_on(fuse_here, folders, tiny_corpus, tmp_path):
     both = SpeakerEncoder(encoders.fused([SpeakerEncoder.load(folder / "encoder.keras").model for folder in folders]))
     with pytest.raises(ValueError, match="fused of others already"):
         encoders.fused([both.model, both.model])
     both.save(tmp_path / "encoder.keras")
     (tmp_path / "speakers.txt").write_text("anna\n")
-    printed = fuse(tmp_path / "encoder.keras", folders[0] / "encoder.keras", output=tmp_path / "new")
-    assert f"{tmp_path}/encoder.keras: expected a trained encoder, found a fused one" in printed
+    with pytest.raises(
+        app.UsageError, match=f"{tmp_path}/encoder.keras: .* found a fused one"
+    ):
+        fuse_here(tmp_path / "encoder.keras", folders[0] / "encoder.keras", output=tmp_path / "new")
     flags = ["--loss=aam", f"--corpus={tiny_corpus}", f"--init_from={tmp_path}", f"--run={tmp_path}/run"]
     done = subprocess.run([sys.executable, "-m", "vggvox_tf.train", *flags], capture_output=True, text=True)
     assert done.returncode and "fused of several encoders; train those" in done.stderr, done.stderr
