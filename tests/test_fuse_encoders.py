@@ -134,9 +134,7 @@ def test_fused_ones_are_neither_fused_again_nor_trained_on(fuse_here, folders, t
         encoders.fused([both.model, both.model])
     both.save(tmp_path / "encoder.keras")
     (tmp_path / "speakers.txt").write_text("anna\n")
-    with pytest.raises(
-        app.UsageError, match=f"{tmp_path}/encoder.keras: .* found a fused one"
-    ):
+    with pytest.raises(app.UsageError, match=f"{tmp_path}/encoder.keras: .* found a fused one"):
         fuse_here(tmp_path / "encoder.keras", folders[0] / "encoder.keras", output=tmp_path / "new")
     flags = ["--loss=aam", f"--corpus={tiny_corpus}", f"--init_from={tmp_path}", f"--run={tmp_path}/run"]
     done = subprocess.run([sys.executable, "-m", "vggvox_tf.train", *flags], capture_output=True, text=True)
