@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
 
 def fuse(*paths, output):
     """Runs the tool; what it printed."""
-    flags = [f"--encoders={','.join(map(str, paths))}", f"--output={output}"]
+    flags = [f"--encoders={','.join(map(str, paths))}", "--speeds=1", f"--output={output}"]
     command = [sys.executable, "-m", "tools.fuse_encoders", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

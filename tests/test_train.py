@@ -335,6 +335,7 @@ def test_bad_recordings_are_named_and_do_not_end_the_run(tiny_corpus, tmp_path):
         (["--loss=aam,contrastive", "--mining=random"], "draws pairs, which a classification loss has no use for"),
         (["--loss=contrastive", "--mining=random", "--speeds=0.9,1", "--speeds_are_speakers"], "needs P×K batches"),
         (["--loss=softmax", "--speeds=1.1,0.9"], "--speeds: expected different numbers above 0 in ascending order"),
+        (["--loss=softmax", "--speeds=0.333,1"], "--speeds: expected at most two decimals each, found 0.333,1"),
         (["--loss=triplet", "--batch_size=4", "--speeds=0.9,1,1.1"], "each device has 2 rows or speakers to share"),
         (["--loss=softmax", "--babble_share=0.5", "--snr=5"], "--snr: expected LOWEST,HIGHEST in dB, found 5"),
         (["--loss=softmax", "--profile_steps=5"], "--profile_steps: expected FIRST,LAST, found 5"),

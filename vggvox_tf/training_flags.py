@@ -278,7 +278,9 @@ def check_flags():
         raise flags.Error("--steps_per_epoch follows from --time_budget: give one of them.")
     if FLAGS.mel_bands and FLAGS["rows"].present:
         raise flags.Error("--rows has no effect with --mel_bands: leave one of them out.")
-    if numbers("speeds", 0) and FLAGS.speeds_are_speakers and draws_pairs():
+    if any(round(speed, 2) != speed for speed in numbers("speeds", 0)):
+        raise flags.Error(f"--speeds: expected at most two decimals each, found {','.join(FLAGS.speeds)}.")
+    if FLAGS.speeds and FLAGS.speeds_are_speakers and draws_pairs():
         raise flags.Error("--speeds_are_speakers needs P×K batches or a classification loss, not drawn pairs.")
     if len(numbers("snr", -100)) != 2:
         raise flags.Error(f"--snr: expected LOWEST,HIGHEST in dB, found {','.join(FLAGS.snr)}.")

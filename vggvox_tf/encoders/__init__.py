@@ -123,8 +123,8 @@ def _heard(encoder, recordings):
     for recording in recordings:
         results = {id(encoder.input): recording}
         for layer, given, result in calls:
-            several = [results[id(tensor)] for tensor in given] if isinstance(given, list) else results[id(given)]
-            results[id(result)] = layer(several)
+            inputs = [results[id(tensor)] for tensor in given] if isinstance(given, list) else results[id(given)]
+            results[id(result)] = layer(inputs)
         yield results[id(encoder.output)]
 
 
