@@ -98,8 +98,8 @@ class Speed(keras.layers.Layer):
         return super().get_config() | {"speed": self.speed}
 
 
-def magnitude_spectrogram(waveforms, window, frame_step, fft_length):
-    """Magnitude of the short-time Fourier transform, without padding at the ends.
+def short_time_spectra(waveforms, window, frame_step, fft_length):
+    """The short-time Fourier transform, without padding at the ends.
 
     Args:
       waveforms: float32 (B, samples).
@@ -108,11 +108,10 @@ def magnitude_spectrogram(waveforms, window, frame_step, fft_length):
       fft_length: points of the FFT; bin k lies at k · sample rate / fft_length Hz.
 
     Returns:
-      float32 (B, fft_length // 2 + 1, T).
+      complex64 (B, T, fft_length // 2 + 1).
     """
     frames = tf.signal.frame(waveforms, window.shape[0], frame_step)  # (B, T, frame_length)
-    spectra = tf.abs(tf.signal.rfft(frames * window, [fft_length]))  # (B, T, F)
-    return tf.transpose(spectra, [0, 2, 1])  # (B, F, T)
+    return tf.signal.rfft(frames * window, [fft_length])
 
 
 def mel_filters(bands, fft_length):
@@ -188,7 +187,8 @@ class Spectrogram(keras.layers.Layer):
         with tf.control_dependencies(checks):
             waveforms = tf.cast(waveforms, tf.float32)
         window = tf.signal.hamming_window(FRAME_LENGTH)
-        spectrograms = self.compress(magnitude_spectrogram(waveforms, window, FRAME_STEP, self.fft_length))
+        spectra = short_time_spectra(waveforms, window, FRAME_STEP, self.fft_length)
+        spectrograms = tf.transpose(self.compress(spectra), [0, 2, 1])  # (B, F, T)
         if self.normalisation == "time":
             spectrograms = normalise_over_time(spectrograms)
         elif self.normalisation == "mean":
@@ -199,16 +199,15 @@ class Spectrogram(keras.layers.Layer):
             spectrograms = (spectrograms - self.mean) * self.scale
         return spectrograms[..., tf.newaxis]  # (B, F, T, 1)
 
-    def compress(self, magnitudes):
-        """Magnitudes (B, bins, T) to compressed rows or mel bands (B, F, T)."""
+    def compress(self, spectra):
+        """Complex spectra (B, T, bins) to compressed rows or mel bands (B, T, F)."""
         if self.mel_bands:
-            filters = mel_filters(self.mel_bands, self.fft_length)
-            # (bins, F)ᵀ · (B, bins, T): as einsum it takes twice the time, for the sake of transpositions.
-            energies = tf.matmul(filters, tf.square(magnitudes), transpose_a=True)
+            power = tf.square(tf.math.real(spectra)) + tf.square(tf.math.imag(spectra))  # the magnitude takes a root
+            energies = tf.matmul(power, mel_filters(self.mel_bands, self.fft_length))
             if self.compression == "log":
                 return tf.math.log(energies + LOG_MEL_OFFSET)
             return energies ** (0.5 if self.compression == "linear" else POWER_LAW / 2)
-        magnitudes = magnitudes[:, : self.rows]
+        magnitudes = tf.abs(spectra[..., : self.rows])
         if self.compression == "log":
             return tf.math.log(magnitudes + LOG_OFFSET)
         return magnitudes if self.compression == "linear" else magnitudes**POWER_LAW
