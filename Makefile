@@ -49,7 +49,7 @@ quickstart: $(VENV)/runtime
 	$(RUN) tools.quickstart_summary $(RUNS)
 
 test: $(VENV)/development
-	$(RUN) pytest -q --durations=10
+	$(RUN) pytest -q -n 2 --dist loadfile --durations=10
 
 $(NEWEST)/installed: requirements-newest.txt
 	test -x $(NEWEST)/bin/pip || $(or $(PYTHON),$(error No suitable Python found (tried: $(PYTHONS)))) -m venv $(NEWEST)
@@ -57,7 +57,7 @@ $(NEWEST)/installed: requirements-newest.txt
 	@touch $@
 
 test-newest: $(NEWEST)/installed
-	$(NEWEST)/bin/python -m pytest -q
+	$(NEWEST)/bin/python -m pytest -q -n 2 --dist loadfile
 
 browser-test: $(VENV)/development
 	$(RUN) pytest -q -m browser tests/test_browser.py

@@ -1,5 +1,7 @@
 """Recordings that the tests make themselves: they need no corpus and no network."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import tensorflow as tf
 
 from vggvox_tf import encoders
 
+# Two processes run the tests (Makefile), and the first would otherwise take all of a GPU's memory.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 # On GPUs TensorFlow otherwise multiplies with 10 bits, and what tests expect has more.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
