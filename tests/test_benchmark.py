@@ -32,5 +32,5 @@ def test_recipes_are_read_with_the_files_that_they_name():
     arguments, *_ = recipe("resnet34_small.cfg")
     assert (arguments["trunk"], arguments["mel_bands"], arguments["squeeze_excitation"]) == ("resnet34", 80, True)
     arguments, batch, seconds = recipe("best_small.cfg")
-    assert (batch, seconds) == (64, 2) and arguments["mel_bands"] == 100 and arguments["normalisation"] == "running"
+    assert (batch, seconds) == (64, 1.5) and arguments["mel_bands"] == 100 and arguments["normalisation"] == "running"
     assert encoders.build_encoder(**arguments).output_shape == (None, round(1024 * arguments["width"]))
