@@ -46,8 +46,9 @@ def test_rows_share_the_run_they_begin_with(monkeypatch):
     assert race.stages_of("softmax", seed=1) == [Path("out/softmax-20min-seed1/stage1")]  # all of the time, not 3/4
 
 
-@pytest.mark.parametrize("heard, speeds", [("", "1"), ("-heard-at-five-speeds", "0.8,0.9,1,1.1,1.2")])
-def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monkeypatch, tmp_path, heard, speeds):
+@pytest.fixture
+def ran(monkeypatch, tmp_path):
+    """What race would have run, as (module, flags that name files and speeds); what it reads is written."""
     flags = {
         "steps": 100, "output": str(tmp_path), "noise": None, "reverberation": None, "common": [], "corpus": "c",
         "corpus_root": None, "trials": ["t"], "trials_roots": ["r"],
@@ -67,6 +68,11 @@ def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monk
             (output / "metrics.json").write_text('{"lists": [{"systems": [{"eer": 0.03}]}]}')
 
     monkeypatch.setattr(race, "run", run)
+    return ran
+
+
+@pytest.mark.parametrize("heard, speeds", [("", "1"), ("-heard-at-five-speeds", "0.8,0.9,1,1.1,1.2")])
+def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(ran, tmp_path, heard, speeds):
     assert race.race(f"best-and-thin-se-resnet34{heard}", 0) == {"eers": [0.03], "utterances": 2 * 6400}
     best, thin = f"{tmp_path}/best-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
     parts = f"{best}/encoder.keras,{thin}/encoder.keras"
@@ -78,6 +84,13 @@ def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(monk
         ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test1"]),
     ]
     assert all(part in race.ROWS for parts, _ in race.FUSED.values() for part in parts)
+
+
+def test_a_row_that_is_fused_with_itself_is_trained_with_the_next_seed(ran, tmp_path):
+    race.race("two-thin-se-resnet34-heard-at-five-speeds", "2")
+    stages = [f"{tmp_path}/thin-se-resnet34-100steps-seed{seed}/stage1" for seed in (2, 3)]
+    assert [given[-1] for module, given in ran if module == "vggvox_tf.train"] == [f"--run={stage}" for stage in stages]
+    assert ran[2][1][0] == f"--encoders={stages[0]}/encoder.keras,{stages[1]}/encoder.keras"
 
 
 def test_names_of_flags():

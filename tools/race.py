@@ -130,12 +130,13 @@ ROWS = {
 
 
 # name -> rows whose encoders it fuses, and the speeds at which each hears a recording. In minutes, those of each row:
-# they can run side by side, on cores of their own.
+# they can run side by side, on cores of their own. A row that is named again is trained with the next seed.
 FUSED = {
     "best-and-thin-se-resnet34": (["best", "thin-se-resnet34"], "1"),
     "best-heard-at-three-speeds": (["best"], "0.9,1,1.1"),
     "best-heard-at-five-speeds": (["best"], FIVE_SPEEDS),
     "best-and-thin-se-resnet34-heard-at-five-speeds": (["best", "thin-se-resnet34"], FIVE_SPEEDS),
+    "two-thin-se-resnet34-heard-at-five-speeds": (["thin-se-resnet34", "thin-se-resnet34"], FIVE_SPEEDS),
 }
 NAMES = [*ROWS, *FUSED]
 
@@ -209,7 +210,7 @@ def race(name, seed):
     """Trains and tests a row, unless it is there already; returns its EERs on the lists, and what it took."""
     folder = folder_of(name, seed)
     names, speeds = FUSED.get(name, ([name], "1"))
-    parts = [train(part, seed) for part in names]
+    parts = [train(part, int(seed) + names[:number].count(part)) for number, part in enumerate(names)]
     encoders = [f"{stages[-1]}/encoder.keras" for stages in parts]
     if name in FUSED:
         together = folder / "fused"
