@@ -29,8 +29,8 @@ def test_operations_of_a_training_step_of_vggm():
 def test_recipes_are_read_with_the_files_that_they_name():
     """resnet34_softmax.cfg has its net and 257 rows, and of vggm_softmax.cfg, which has others, batch and crop."""
     assert recipe("resnet34_softmax.cfg") == ({"trunk": "resnet34", "rows": 257}, 64, 3)
-    arguments, *_ = recipe("resnet34_small.cfg")
+    arguments, *_ = recipe("best_small.cfg")
     assert (arguments["trunk"], arguments["mel_bands"], arguments["squeeze_excitation"]) == ("resnet34", 80, True)
-    arguments, batch, seconds = recipe("best_small.cfg")
+    arguments, batch, seconds = recipe("vggm_small.cfg")
     assert (batch, seconds) == (64, 1.5) and arguments["mel_bands"] == 100 and arguments["normalisation"] == "running"
     assert encoders.build_encoder(**arguments).output_shape == (None, round(1024 * arguments["width"]))

@@ -29,7 +29,7 @@ def test_rows_differ():
 
 def test_the_thin_resnet_is_the_recipe_in_configs(monkeypatch):
     monkeypatch.chdir(Path(race.__file__).parent.parent)
-    lines = Path("configs/resnet34_small.cfg").read_text().splitlines()
+    lines = Path("configs/best_small.cfg").read_text().splitlines()
     ((_, own),) = race.ROWS["thin-se-resnet34"]
     assert [line for line in lines if line.startswith("--")] == [f"--flagfile={race.BASE}", *own]
 
@@ -73,12 +73,12 @@ def ran(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("heard, speeds", [("", "1"), ("-heard-at-five-speeds", "0.8,0.9,1,1.1,1.2")])
 def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(ran, tmp_path, heard, speeds):
-    assert race.race(f"best-and-thin-se-resnet34{heard}", 0) == {"eers": [0.03], "utterances": 2 * 6400}
-    best, thin = f"{tmp_path}/best-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
-    parts = f"{best}/encoder.keras,{thin}/encoder.keras"
-    together = f"{tmp_path}/best-and-thin-se-resnet34{heard}-100steps-seed0"
+    assert race.race(f"vggm-and-thin-se-resnet34{heard}", 0) == {"eers": [0.03], "utterances": 2 * 6400}
+    vggm, thin = f"{tmp_path}/vggm-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
+    parts = f"{vggm}/encoder.keras,{thin}/encoder.keras"
+    together = f"{tmp_path}/vggm-and-thin-se-resnet34{heard}-100steps-seed0"
     assert ran == [
-        ("vggvox_tf.train", ["--encoder=vggm", f"--run={best}"]),
+        ("vggvox_tf.train", ["--encoder=vggm", f"--run={vggm}"]),
         ("vggvox_tf.train", ["--encoder=resnet34", f"--run={thin}"]),
         ("tools.fuse_encoders", [f"--encoders={parts}", f"--speeds={speeds}", f"--output={together}/fused"]),
         ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test1"]),

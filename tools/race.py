@@ -2,11 +2,11 @@
 
   python -m tools.race --corpus=train.tsv --corpus_root=/data/vox2 --trials=vox1.txt,libri.txt \\
     --trials_roots=/data/vox1,/data/libri --noise=/data/noise --reverberation=/data/rir --minutes=20 --output=runs/race
-  python -m tools.race … --rows=best,triplet --seeds=0,1,2     some of them, each with three seeds
+  python -m tools.race … --rows=vggm,triplet --seeds=0,1,2     some of them, each with three seeds
 
 A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. With --steps in
 place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
-in common with the others is configs/best_small.cfg; the row's own flags come after it. A run that several rows begin
+in common with the others is configs/vggm_small.cfg; the row's own flags come after it. A run that several rows begin
 with is trained once. Some rows fuse the encoders of others, or hear recordings at several speeds. What is finished is
 not run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md and .json.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-BASE = "configs/best_small.cfg"
+BASE = "configs/vggm_small.cfg"
 
 
 def define_flags():
@@ -58,7 +58,7 @@ FIVE_SPEEDS = "0.8,0.9,1,1.1,1.2"
 
 # name -> [(share of the time, flags after the common ones)]
 ROWS = {
-    "best": alone(),
+    "vggm": alone(),
     # losses
     "softmax": alone(*SOFTMAX),
     "am": alone("--loss=am"),
@@ -80,10 +80,10 @@ ROWS = {
     "softmax-then-trihard-soft": after(SOFTMAX, "--loss=trihard", "--soft_margin"),
     "softmax-then-quadruplet": after(SOFTMAX, "--loss=quadruplet"),
     "softmax-then-msml": after(SOFTMAX, "--loss=msml"),
-    "best-then-contrastive-hard": after([], "--loss=contrastive"),
-    "best-then-trihard": after([], "--loss=trihard"),
-    "best-then-quadruplet": after([], "--loss=quadruplet"),
-    "best-then-large-margin": [
+    "vggm-then-contrastive-hard": after([], "--loss=contrastive"),
+    "vggm-then-trihard": after([], "--loss=trihard"),
+    "vggm-then-quadruplet": after([], "--loss=quadruplet"),
+    "vggm-then-large-margin": [
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
     ],
@@ -132,10 +132,10 @@ ROWS = {
 # name -> rows whose encoders it fuses, and the speeds at which each hears a recording. In minutes, those of each row:
 # they can run side by side, on cores of their own. A row that is named again is trained with the next seed.
 FUSED = {
-    "best-and-thin-se-resnet34": (["best", "thin-se-resnet34"], "1"),
-    "best-heard-at-three-speeds": (["best"], "0.9,1,1.1"),
-    "best-heard-at-five-speeds": (["best"], FIVE_SPEEDS),
-    "best-and-thin-se-resnet34-heard-at-five-speeds": (["best", "thin-se-resnet34"], FIVE_SPEEDS),
+    "vggm-and-thin-se-resnet34": (["vggm", "thin-se-resnet34"], "1"),
+    "vggm-heard-at-three-speeds": (["vggm"], "0.9,1,1.1"),
+    "vggm-heard-at-five-speeds": (["vggm"], FIVE_SPEEDS),
+    "vggm-and-thin-se-resnet34-heard-at-five-speeds": (["vggm", "thin-se-resnet34"], FIVE_SPEEDS),
     "two-thin-se-resnet34-heard-at-five-speeds": (["thin-se-resnet34", "thin-se-resnet34"], FIVE_SPEEDS),
 }
 NAMES = [*ROWS, *FUSED]

@@ -29,7 +29,7 @@ NETS = {
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
 RECIPES = ("vggm_softmax.cfg", "resnet34_softmax.cfg", "resnet50_softmax.cfg", "best_small.cfg")
-PRECISION_RECIPES = ("best_small.cfg", "resnet34_small.cfg", "vggm_softmax.cfg", "resnet34_softmax.cfg")
+PRECISION_RECIPES = ("vggm_small.cfg", "best_small.cfg", "vggm_softmax.cfg", "resnet34_softmax.cfg")
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
 
