@@ -2,7 +2,7 @@
 
   python -m tools.race --corpus=train.tsv --corpus_root=/data/vox2 --trials=vox1.txt,libri.txt \\
     --trials_roots=/data/vox1,/data/libri --noise=/data/noise --reverberation=/data/rir --minutes=20 --output=runs/race
-  python -m tools.race … --rows=vggm,triplet --seeds=0,1,2     some of them, each with three seeds
+  python -m tools.race … --rows=vggm,aam --seeds=0,1,2         some of them, each with three seeds
 
 A row is a list of runs of vggvox_tf.train, each from the one before it, with a share of the time each. With --steps in
 place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
