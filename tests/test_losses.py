@@ -243,6 +243,15 @@ def test_losses_and_gradients_are_finite(loss, embeddings, speakers):
     assert float(tf.function(loss)(speakers, x)) == pytest.approx(float(value), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)
+def test_memory_grows_with_pairs_not_triplets(loss):
+    """No operation of a batch of N makes more than about N² numbers."""
+    batch = 32
+    graph = tf.function(loss).get_concrete_function(tf.TensorSpec([batch]), tf.TensorSpec([batch, 2])).graph
+    sizes = [output.shape.num_elements() or 0 for op in graph.get_operations() for output in op.outputs]
+    assert batch < max(sizes) <= batch * (batch + 2)
+
+
 @pytest.mark.parametrize("loss", METRIC, ids=lambda loss: loss.name)
 @pytest.mark.parametrize("speakers", [tf.zeros((4,)), tf.range(4)], ids=["one speaker", "no positives"])
 def test_a_batch_without_triplets_costs_nothing(loss, speakers):

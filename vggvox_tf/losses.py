@@ -79,6 +79,27 @@ def nearest(distances, mask):
     return tf.reduce_min(tf.where(mask, distances, float("inf")), axis=1)
 
 
+def negatives_in_order(distances, same):
+    """Distances (N, N) of each row's negatives, closest first; infinite after the last."""
+    return tf.sort(tf.where(same, float("inf"), distances), axis=1)
+
+
+def nearest_of_others(distances, same):
+    """Smallest distance (N,) of two rows of two speakers other than the row's own; infinite where there is none.
+
+    The closest negative pair of the batch is that of all speakers but its own two, who each have the closest pair
+    without them: three minima over (N, N).
+    """
+    closest = tf.argmin(tf.reshape(tf.where(same, float("inf"), distances), [-1]), output_type=tf.int32)
+    count = tf.shape(same)[0]
+    pairs = tf.fill([count], tf.reduce_min(nearest(distances, ~same)))
+    for row in (closest // count, closest % count):
+        speaker = same[row]  # (N,)
+        without = ~same & ~speaker[:, tf.newaxis] & ~speaker[tf.newaxis, :]
+        pairs = tf.where(speaker, tf.reduce_min(nearest(distances, without)), pairs)
+    return pairs
+
+
 def finite(distances):
     """0 for infinite distances, of rows that count for nothing: 0 times an infinite loss would be NaN."""
     return tf.where(tf.math.is_inf(distances), 0.0, distances)
@@ -257,19 +278,28 @@ class TripletLoss(BatchLoss):
 
     def call(self, speakers, embeddings):
         same, distances = same_speaker(speakers), all_distances(embeddings)
-        positives = others(same)
-        if self.mining == "hard":
-            negatives = nearest(distances, ~same)[:, tf.newaxis]  # (N, 1)
-        else:
-            negatives = distances[:, tf.newaxis, :]  # (N, 1, N), for each anchor and positive
-            if self.mining == "random":
-                losses = triplet(distances[..., tf.newaxis], negatives, self.margin)  # (N, N, N)
-                return mean_where(losses, positives[..., tf.newaxis] & ~same[:, tf.newaxis, :])
-            further = ~same[:, tf.newaxis, :] & (negatives > distances[..., tf.newaxis])
-            closest = tf.reduce_min(tf.where(further, negatives, float("inf")), axis=2)  # (N, N)
-            negatives = tf.where(tf.reduce_any(further, axis=2), closest, furthest(distances, ~same)[:, tf.newaxis])
+        if self.mining == "random":
+            return self._all_triplets(distances, same)
+        negatives = nearest(distances, ~same)[:, tf.newaxis]  # (N, 1)
+        if self.mining == "semi_hard":
+            ordered = tf.pad(negatives_in_order(distances, same), [[0, 0], [0, 1]], constant_values=float("inf"))
+            first_further = tf.searchsorted(ordered[:, :-1], distances, side="right")
+            closest = tf.gather(ordered, first_further, batch_dims=1)  # (N, N), for each anchor and positive
+            negatives = tf.where(closest < float("inf"), closest, furthest(distances, ~same)[:, tf.newaxis])
         has_negative = tf.reduce_any(~same, axis=1, keepdims=True)
-        return mean_where(triplet(distances, finite(negatives), self.margin), positives & has_negative)
+        return mean_where(triplet(distances, finite(negatives), self.margin), others(same) & has_negative)
+
+    def _all_triplets(self, distances, same):
+        """The mean over N·(K − 1)·(N − K) triplets from N² numbers: those that cost anything have the negatives that
+        come first in order, k of them, and cost k·(d(a, p) + margin) less the sum of those negatives' distances."""
+        limits = distances + self.margin
+        ordered = negatives_in_order(distances, same)
+        within = tf.searchsorted(ordered, limits)
+        sums = tf.gather(tf.pad(tf.cumsum(finite(ordered), axis=1), [[0, 0], [1, 0]]), within, batch_dims=1)
+        losses = tf.cast(within, limits.dtype) * limits - sums  # (N, N)
+        positives = tf.cast(others(same), losses.dtype)
+        triplets = tf.reduce_sum(positives * tf.reduce_sum(tf.cast(~same, losses.dtype), axis=1, keepdims=True))
+        return tf.reduce_sum(losses * positives) / tf.maximum(triplets, 1)
 
     def get_config(self):
         return {"margin": self.margin, "mining": self.mining, "name": self.name}
@@ -315,8 +345,7 @@ class QuadrupletLoss(BatchLoss):
     def call(self, speakers, embeddings):
         same, distances = same_speaker(speakers), all_distances(embeddings)
         positive, closest = furthest(distances, others(same)), nearest(distances, ~same)  # (N,)
-        apart = ~same[:, :, tf.newaxis] & ~same[:, tf.newaxis, :] & ~same[tf.newaxis]  # (a, n₁, n₂)
-        pairs = tf.reduce_min(tf.where(apart, distances[tf.newaxis], float("inf")), axis=[1, 2])  # (N,)
+        pairs = nearest_of_others(distances, same)
         losses = triplet(positive, finite(closest), self.margin)
         has_pair = tf.cast(pairs < float("inf"), losses.dtype)
         losses += has_pair * triplet(positive, finite(pairs), self.second_margin)
