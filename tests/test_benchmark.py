@@ -31,6 +31,7 @@ def test_recipes_are_read_with_the_files_that_they_name():
     assert recipe("resnet34_softmax.cfg") == ({"trunk": "resnet34", "rows": 257}, 64, 3)
     arguments, *_ = recipe("best_small.cfg")
     assert (arguments["trunk"], arguments["mel_bands"], arguments["squeeze_excitation"]) == ("resnet34", 80, True)
+    assert arguments["stem_stride"] == 2
     arguments, batch, seconds = recipe("vggm_small.cfg")
     assert (batch, seconds) == (64, 1.5) and arguments["mel_bands"] == 100 and arguments["normalisation"] == "running"
     assert encoders.build_encoder(**arguments).output_shape == (None, round(1024 * arguments["width"]))

@@ -188,6 +188,21 @@ def test_a_thin_resnet_with_mel_bands():
     assert model.get_layer("conv2_1_se") and model.output_shape == (None, 256)
 
 
+@pytest.mark.parametrize(
+    "stem_stride, rows, steps",
+    [(4, [40, 20, 10, 5, 3], 5), (2, [40, 40, 20, 10, 5], 10), (1, [80, 80, 40, 20, 10], 19)],
+)
+def test_stem_stride(stem_stride, rows, steps):
+    """80 bands and 150 frames, halved by conv1 and by the max pool, by one of them, or by none, then three times."""
+    model = encoders.build_encoder("resnet34", 0.125, mel_bands=80, stem_stride=stem_stride)
+    outputs = [model.get_layer(stage).output for stage in (
+        "conv1", "conv2_3_relu", "conv3_4_relu", "conv4_6_relu", "conv5_3_relu"
+    )]  # fmt: skip
+    assert [output.shape[1] for output in outputs] == rows
+    assert keras.Model(model.input, outputs[-1])(np.zeros((1, 24_240), np.float32)).shape == (1, rows[-1], steps, 64)
+    assert model.get_layer("fc1").kernel.shape[:2] == (rows[-1], 1)
+
+
 @pytest.mark.parametrize("pooling", encoders.pooling.POOLINGS)
 @pytest.mark.parametrize("name", ["vggm", "resnet34"])
 def test_every_pooling_takes_any_length_and_comes_back_from_a_file(name, pooling, tmp_path):
@@ -214,6 +229,10 @@ def test_vggm_says_how_many_rows_it_needs(monkeypatch):
         encoders.build_encoder("vggm", 0.03, mel_bands=96)
     with pytest.raises(ValueError, match="VGG-M has none"):
         encoders.build_encoder("vggm", 0.03, squeeze_excitation=True)
+    with pytest.raises(ValueError, match="VGG-M has that of the paper"):
+        encoders.build_encoder("vggm", 0.03, stem_stride=2)
+    with pytest.raises(ValueError, match=r"one of \(4, 2, 1\), received 3"):
+        encoders.build_encoder("resnet34", 0.03, stem_stride=3)
     monkeypatch.setattr(vggm, "MINIMUM_ROWS", 0)
     with pytest.raises(ValueError, match="output size would be zero"):
         encoders.build_encoder("vggm", 0.03, mel_bands=96)

@@ -95,6 +95,9 @@ ROWS = {
     "ghostvlad": alone("--pooling=ghostvlad"),
     "thin-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
     "thin-se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
+    "finer-se-resnet34": alone(
+        "--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation", "--stem_stride=2"
+    ),
     "width-0.25": alone("--width=0.25"),
     "width-0.5": alone("--width=0.5"),
     "width-0.75": alone("--width=0.75"),
@@ -136,6 +139,8 @@ FUSED = {
     "vggm-heard-at-three-speeds": (["vggm"], "0.9,1,1.1"),
     "vggm-heard-at-five-speeds": (["vggm"], FIVE_SPEEDS),
     "vggm-and-thin-se-resnet34-heard-at-five-speeds": (["vggm", "thin-se-resnet34"], FIVE_SPEEDS),
+    "vggm-and-finer-se-resnet34-heard-at-five-speeds": (["vggm", "finer-se-resnet34"], FIVE_SPEEDS),
+    "two-finer-se-resnet34-heard-at-five-speeds": (["finer-se-resnet34", "finer-se-resnet34"], FIVE_SPEEDS),
     "two-thin-se-resnet34-heard-at-five-speeds": (["thin-se-resnet34", "thin-se-resnet34"], FIVE_SPEEDS),
 }
 NAMES = [*ROWS, *FUSED]

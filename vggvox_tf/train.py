@@ -71,7 +71,7 @@ def build_encoder(replicas=1):
         try:
             encoder = encoders.build_encoder(
                 FLAGS.encoder, FLAGS.width, int(FLAGS.rows), FLAGS.mel_bands, FLAGS.compression, FLAGS.normalisation,
-                FLAGS.pooling, FLAGS.squeeze_excitation,
+                FLAGS.pooling, FLAGS.squeeze_excitation, int(FLAGS.stem_stride),
             )  # fmt: skip
         except ValueError as error:
             raise flags.Error(str(error)) from None

@@ -7,6 +7,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from vggvox_tf import devices, encoders, losses
 from vggvox_tf.encoders.pooling import POOLINGS
+from vggvox_tf.encoders.resnet import STEM_STRIDES
 from vggvox_tf.frontend import COMPRESSIONS, FFT_LENGTHS, MAXIMUM_MEL_BANDS, NORMALISATIONS
 
 FLAGS = flags.FLAGS
@@ -39,6 +40,10 @@ flags.DEFINE_float(
 flags.DEFINE_enum("encoder", "vggm", sorted(encoders.TRUNKS), "Trunk of the encoder.")
 flags.DEFINE_float("width", 1.0, "Multiplies the filters of every layer; 0.25 makes a thin ResNet.", 0.01, 4.0)
 flags.DEFINE_boolean("squeeze_excitation", False, "Squeeze and excitation in the blocks of a ResNet (Hu et al. 2018).")
+flags.DEFINE_enum(
+    "stem_stride", "4", [str(n) for n in STEM_STRIDES],
+    "Of what comes before a ResNet's blocks: 4, with a max pool, as in the papers; 2, without it; or 1: slower.",
+)  # fmt: skip
 flags.DEFINE_enum("rows", "512", [str(n) for n in FFT_LENGTHS], "Frequency rows: 512 as in the paper, or 257.")
 flags.DEFINE_integer("mel_bands", 0, "Mel bands in place of the rows, such as 80; 0: the rows.", 0, MAXIMUM_MEL_BANDS)
 flags.DEFINE_enum(
@@ -217,7 +222,8 @@ def flags_in_use():
     conditions = {
         "momentum": FLAGS.optimizer == "sgd",
         "cycles": FLAGS.schedule == "cyclic",
-        "encoder width squeeze_excitation rows mel_bands compression normalisation pooling": not FLAGS.init_from,
+        "encoder width squeeze_excitation stem_stride": not FLAGS.init_from,
+        "rows mel_bands compression normalisation pooling": not FLAGS.init_from,
         "class_margin class_scale margin_warmup_epochs": classification in ("am", "aam"),
         "metric_weight": classification and metric,
         "unit_length": metric,

@@ -44,7 +44,11 @@ def recipe(name):
     """Of a file in configs/: arguments of encoders.build_encoder, batch, seconds of a crop."""
     lines = flags.FlagValues().read_flags_from_files([f"--flagfile=configs/{name}"])  # and those that it names
     values = dict(line.removeprefix("--").split("=", 1) for line in lines if "=" in line)
-    kinds = {"width": float, "rows": int, "mel_bands": int, "compression": str, "normalisation": str, "pooling": str}
+    kinds = {
+        "width": float, "stem_stride": int, "rows": int, "mel_bands": int, "compression": str, "normalisation": str,
+        "pooling": str,
+    }  # fmt: skip
+    kinds["stem_stride"] = int
     arguments = {flag: kind(values[flag]) for flag, kind in kinds.items() if flag in values}
     if "--squeeze_excitation" in lines:
         arguments["squeeze_excitation"] = True

@@ -29,6 +29,7 @@ def build_encoder(
     normalisation="time",
     pooling="average",
     squeeze_excitation=False,
+    stem_stride=4,
 ):
     """An untrained encoder: float32 waveforms (B, samples) of any length to the trunk's vectors (B, D).
 
@@ -39,9 +40,10 @@ def build_encoder(
       rows, mel_bands, compression, normalisation: see frontend.Spectrogram.
       pooling: over time; one of pooling.POOLINGS.
       squeeze_excitation: in the blocks of a ResNet.
+      stem_stride: of what comes before a ResNet's blocks: 4 with a max pool, as in the papers, 2 without it, or 1.
 
     Raises:
-      ValueError: VGG-M has no blocks to squeeze, or its pooling leaves nothing of so few rows.
+      ValueError: VGG-M has no blocks to squeeze and no other strides, or its pooling leaves nothing of so few rows.
     """
     build_trunk, minimum_frames = TRUNKS[trunk]
     waveforms = keras.Input((None,), name="waveform")
@@ -49,8 +51,10 @@ def build_encoder(
     if trunk == "vggm":
         if squeeze_excitation:
             raise ValueError("squeeze and excitation is for the blocks of a ResNet; VGG-M has none")
+        if stem_stride != 4:
+            raise ValueError("the stem's stride is a ResNet's; VGG-M has that of the paper")
         return keras.Model(waveforms, build_trunk(front_end(waveforms), width, pooling), name=trunk)
-    vectors = build_trunk(front_end(waveforms), width, pooling, squeeze_excitation)
+    vectors = build_trunk(front_end(waveforms), width, pooling, squeeze_excitation, stem_stride)
     return keras.Model(waveforms, vectors, name=trunk)
 
 
