@@ -243,6 +243,12 @@ def test_losses_and_gradients_are_finite(loss, embeddings, speakers):
     assert float(tf.function(loss)(speakers, x)) == pytest.approx(float(value), rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", METRIC, ids=lambda loss: loss.name)
+def test_nan_comes_out_as_nan(loss):
+    """So that training ends with the message about it."""
+    assert np.isnan(loss(SPEAKERS, tf.fill([4, 2], float("nan"))))
+
+
 @pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)
 def test_memory_grows_with_pairs_not_triplets(loss):
     """No operation of a batch of N makes more than about N² numbers."""

@@ -155,7 +155,7 @@ def stage_flags(own, first, given=()):
     dropped = set()
     if not first:  # the encoder comes with the stage before
         dropped |= {"encoder", "width", "mel_bands", "rows", "compression", "normalisation", "pooling"}
-        dropped |= {"embedding_dim"}
+        dropped |= {"squeeze_excitation", "stem_stride", "embedding_dim"}
     if "am" not in loss.split(",") and "aam" not in loss.split(","):
         dropped |= {"class_margin", "margin_warmup_epochs"}
     if not first and "margin_warmup_epochs" not in changed:

@@ -90,9 +90,10 @@ def nearest_of_others(distances, same):
     The closest negative pair of the batch is that of all speakers but its own two, who each have the closest pair
     without them: three minima over (N, N).
     """
-    closest = tf.argmin(tf.reshape(tf.where(same, float("inf"), distances), [-1]), output_type=tf.int32)
+    negatives = tf.where(same, float("inf"), distances)
     count = tf.shape(same)[0]
-    pairs = tf.fill([count], tf.reduce_min(nearest(distances, ~same)))
+    closest = tf.argmin(tf.reshape(negatives, [-1]), output_type=tf.int32)
+    pairs = tf.fill([count], tf.reduce_min(negatives))
     for row in (closest // count, closest % count):
         speaker = same[row]  # (N,)
         without = ~same & ~speaker[:, tf.newaxis] & ~speaker[tf.newaxis, :]
@@ -282,9 +283,10 @@ class TripletLoss(BatchLoss):
             return self._all_triplets(distances, same)
         negatives = nearest(distances, ~same)[:, tf.newaxis]  # (N, 1)
         if self.mining == "semi_hard":
-            ordered = tf.pad(negatives_in_order(distances, same), [[0, 0], [0, 1]], constant_values=float("inf"))
-            first_further = tf.searchsorted(ordered[:, :-1], distances, side="right")
-            closest = tf.gather(ordered, first_further, batch_dims=1)  # (N, N), for each anchor and positive
+            ordered = negatives_in_order(distances, same)
+            further = tf.searchsorted(ordered, distances, side="right")  # N where a distance is NaN, else less
+            ordered = tf.pad(ordered, [[0, 0], [0, 1]], constant_values=float("inf"))
+            closest = tf.gather(ordered, further, batch_dims=1)  # (N, N), for each anchor and positive
             negatives = tf.where(closest < float("inf"), closest, furthest(distances, ~same)[:, tf.newaxis])
         has_negative = tf.reduce_any(~same, axis=1, keepdims=True)
         return mean_where(triplet(distances, finite(negatives), self.margin), others(same) & has_negative)
