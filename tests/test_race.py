@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import absl.flags
@@ -91,6 +92,20 @@ def test_a_row_that_is_fused_with_itself_is_trained_with_the_next_seed(ran, tmp_
     stages = [f"{tmp_path}/thin-se-resnet34-100steps-seed{seed}/stage1" for seed in (2, 3)]
     assert [given[-1] for module, given in ran if module == "vggvox_tf.train"] == [f"--run={stage}" for stage in stages]
     assert ran[2][1][0] == f"--encoders={stages[0]}/encoder.keras,{stages[1]}/encoder.keras"
+
+
+def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tmp_path):
+    flags = {"output": str(tmp_path), "rows": ["vggm"], "seeds": ["0"], "trials": ["a/b.txt"], "trials_roots": ["a"]}
+    monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
+    row = {"eers": [0.03], "utterances": 64}
+
+    def while_the_other_core_finishes(name, seed):
+        (tmp_path / "race.json").write_text(json.dumps({"softmax": {"0": row}}))
+        return row
+
+    monkeypatch.setattr(race, "race", while_the_other_core_finishes)
+    race.main(["race"])
+    assert json.loads((tmp_path / "race.json").read_text()) == {"softmax": {"0": row}, "vggm": {"0": row}}
 
 
 def test_names_of_flags():

@@ -254,10 +254,12 @@ def main(argv):
     if len(FLAGS.trials) != len(FLAGS.trials_roots):
         raise app.UsageError("--trials_roots must have one folder for each list of --trials")
     table = Path(FLAGS.output) / "race.json"
-    results = json.loads(table.read_text()) if table.exists() else {}
     for seed in FLAGS.seeds:
         for name in names:
-            results.setdefault(name, {})[seed] = race(name, seed)
+            row = race(name, seed)
+            # Read again: others may have raced on another core meanwhile.
+            results = json.loads(table.read_text()) if table.exists() else {}
+            results.setdefault(name, {})[seed] = row
             table.write_text(json.dumps(results, indent=1))
             table.with_suffix(".md").write_text(markdown(results))
     print(table.with_suffix(".md").read_text())
