@@ -95,7 +95,10 @@ def test_a_row_that_is_fused_with_itself_is_trained_with_the_next_seed(ran, tmp_
 
 
 def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tmp_path):
-    flags = {"output": str(tmp_path), "rows": ["vggm"], "seeds": ["0"], "trials": ["a/b.txt"], "trials_roots": ["a"]}
+    flags = {
+        "output": str(tmp_path), "rows": ["vggm"], "seeds": ["0"], "common": [], "trials": ["a/b.txt"],
+        "trials_roots": ["a"],
+    }  # fmt: skip
     monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
     row = {"eers": [0.03], "utterances": 64}
 
@@ -106,6 +109,23 @@ def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tm
     monkeypatch.setattr(race, "race", while_the_other_core_finishes)
     race.main(["race"])
     assert json.loads((tmp_path / "race.json").read_text()) == {"softmax": {"0": row}, "vggm": {"0": row}}
+
+
+@pytest.mark.parametrize(
+    "common, error",
+    [
+        ("--gain=3,--speeds=0.9,1", "--common: expected flags, .* in quotes.*; found 1$"),
+        ('--gain=3,"--speeds=0.9,1"', "--trials_roots must have"),  # the next thing that is wrong
+    ],
+)
+def test_common_flags_with_commas_need_quotes(monkeypatch, common, error):
+    values = absl.flags.FlagValues()
+    absl.flags.DEFINE_list("common", [], "", flag_values=values)
+    values(["race", f"--common={common}"])
+    flags = {"rows": ["vggm"], "common": values.common, "trials": ["t"], "trials_roots": []}
+    monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
+    with pytest.raises(race.app.UsageError, match=error):
+        race.main(["race"])
 
 
 def test_names_of_flags():

@@ -251,6 +251,11 @@ def main(argv):
     names = FLAGS.rows or NAMES
     if unknown := [name for name in names if name not in NAMES]:
         raise app.UsageError(f"--rows: expected some of {', '.join(NAMES)}; found {', '.join(unknown)}")
+    if stray := [flag for flag in FLAGS.common if not flag.startswith("--")]:
+        raise app.UsageError(
+            "--common: expected flags, comma-separated, those with commas in quotes, such as "
+            f"""'--width=0.5,"--speeds=0.9,1,1.1"'; found {stray[0]}"""
+        )
     if len(FLAGS.trials) != len(FLAGS.trials_roots):
         raise app.UsageError("--trials_roots must have one folder for each list of --trials")
     table = Path(FLAGS.output) / "race.json"
