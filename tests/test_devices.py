@@ -28,7 +28,7 @@ LOSSES = {
     "both": ["--loss=am,angular_prototypical", "--class_scale=5", "--embedding_dim=8", "--margin_warmup_epochs=1"],
     "pairs": ["--loss=contrastive", "--mining=random", "--embedding_dim=8"],
     "hard": ["--loss=contrastive", "--embedding_dim=8", "--freeze_batch_norm"],
-    "trihard": ["--loss=trihard", "--embedding_dim=8"],
+    "trihard": ["--loss=trihard", "--embedding_dim=8", "--optimizer=muon"],
 }
 AUGMENTED = [
     "--loss=aam,angular_prototypical", "--embedding_dim=8", "--speeds=0.9,1,1.1", "--speeds_are_speakers", "--gain=6",

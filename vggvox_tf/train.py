@@ -32,6 +32,7 @@ from vggvox_tf import (
     heads,
     losses,
     mining,
+    muon,
     pipeline,
     sampling,
     schedules,
@@ -209,7 +210,7 @@ def build_optimizer(steps):
     if FLAGS.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule, momentum=FLAGS.momentum, **common)
     else:
-        optimizer = keras.optimizers.Adam(schedule, **common)
+        optimizer = {"adam": keras.optimizers.Adam, "muon": muon.Muon}[FLAGS.optimizer](schedule, **common)
     if FLAGS.weight_decay:  # kernels only: biases, and scales and means of single rows, have no scale to lose
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale", "offset", "mean"])
     return optimizer

@@ -131,7 +131,9 @@ flags.DEFINE_float(
     0.1,
 )
 flags.DEFINE_integer("early_stopping", 0, "Epochs without a lower EER after which training stops; 0: never.", 0)
-flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam"], "SGD with momentum, or Adam.")
+flags.DEFINE_enum(
+    "optimizer", "sgd", ["sgd", "adam", "muon"], "SGD with momentum, Adam, or Muon for kernels and Adam for the rest."
+)
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", 0.0, 1.0)
 flags.DEFINE_float("learning_rate", 1e-2, "Highest learning rate: at the first step, or after the warm-up.", 1e-12)
 flags.DEFINE_float("final_learning_rate", 1e-5, "Learning rate at the last step.", 1e-12)
