@@ -42,15 +42,20 @@ class Muon(keras.optimizers.Adam):
 
 
 def orthogonal(matrix):
-    """U·Vᵀ of a matrix U·S·Vᵀ, roughly: singular values of about 0.7 to 1.2, by a Newton-Schulz iteration of degree 5.
+    """U·Vᵀ of a matrix U·S·Vᵀ, roughly: singular values of about 0.7 to 1.2, by five steps of Newton and Schulz.
 
-    Those below about a hundredth of the matrix's norm stay smaller.
+    Those below a hundredth of the matrix's norm stay smaller.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return tf.transpose(orthogonal(tf.transpose(matrix)))
-    a, b, c = COEFFICIENTS
     matrix /= tf.norm(matrix) + 1e-7  # the largest singular value is then at most 1, as the iteration needs
+    # X ← (a + b·X·Xᵀ + c·(X·Xᵀ)²)·X, for which it is enough to know X·Xᵀ, the smaller matrix. What multiplies X is a
+    # polynomial of the first X·Xᵀ each time, so that all of these commute.
+    a, b, c = COEFFICIENTS
+    identity = tf.eye(matrix.shape[0])
+    gram, product = tf.matmul(matrix, matrix, transpose_b=True), identity
     for _ in range(ITERATIONS):
-        gram = tf.matmul(matrix, matrix, transpose_b=True)
-        matrix = a * matrix + tf.matmul(b * gram + c * tf.matmul(gram, gram), matrix)
-    return matrix
+        factor = a * identity + b * gram + c * tf.matmul(gram, gram)
+        product = tf.matmul(factor, product)
+        gram = tf.matmul(factor, tf.matmul(factor, gram))
+    return tf.matmul(product, matrix)
