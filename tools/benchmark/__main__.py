@@ -32,7 +32,7 @@ from tools.benchmark.measuring import Options
 from tools.benchmark.projector import projector
 from tools.benchmark.scale import scale
 from tools.benchmark.scoring import scoring, trial_growth
-from tools.benchmark.training import growth, memory, mixed_precision, training
+from tools.benchmark.training import growth, memory, mixed_precision, optimizers, training
 
 SECTIONS = {
     "decoders": decoders,
@@ -40,6 +40,7 @@ SECTIONS = {
     "front_end": front_end,
     "training": training,
     "mixed_precision": mixed_precision,
+    "optimizers": optimizers,
     "growth": growth,
     "memory": memory,
     "fitting": fitting,

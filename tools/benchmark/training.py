@@ -1,5 +1,6 @@
 """A training step on a batch that is there already, against PyTorch's of the same network and a matrix product."""
 
+import functools
 import os
 import statistics
 import time
@@ -10,7 +11,7 @@ import tensorflow as tf
 from absl import flags
 
 from tools.benchmark.measuring import Options, of_process, peak_memory, print_table, ratio
-from vggvox_tf import encoders
+from vggvox_tf import encoders, muon
 from vggvox_tf.frontend import crop_samples
 from vggvox_tf.training_model import TrainingModel
 
@@ -29,9 +30,10 @@ NETS = {
 }
 WITHOUT_TWIN = ("vggm × 0.375, 100 mel × 200",)
 RECIPES = ("vggm_softmax.cfg", "resnet34_softmax.cfg", "resnet50_softmax.cfg", "best_small.cfg")
-PRECISION_RECIPES = ("vggm_small.cfg", "best_small.cfg", "vggm_softmax.cfg", "resnet34_softmax.cfg")
+COMPARED_RECIPES = ("vggm_small.cfg", "best_small.cfg", "vggm_softmax.cfg", "resnet34_softmax.cfg")
 BATCHES = (8, 16, 32, 64, 128, 256)
 PEAK = 2048  # rows and columns of the matrices
+SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
 
 
 def one_operation_at_a_time():
@@ -48,7 +50,6 @@ def recipe(name):
         "width": float, "stem_stride": int, "rows": int, "mel_bands": int, "compression": str, "normalisation": str,
         "pooling": str,
     }  # fmt: skip
-    kinds["stem_stride"] = int
     arguments = {flag: kind(values[flag]) for flag, kind in kinds.items() if flag in values}
     if "--squeeze_excitation" in lines:
         arguments["squeeze_excitation"] = True
@@ -61,12 +62,12 @@ def batch_of(size, seconds):
     return waveforms, random.integers(0, SPEAKERS, size).astype(np.int32)
 
 
-def training_model(arguments, classes=SPEAKERS, policy="float32"):
+def training_model(arguments, classes=SPEAKERS, policy="float32", optimizer=SGD):
     keras.utils.set_random_seed(0)
     encoder = encoders.with_precision(encoders.build_encoder(**arguments), policy)
     model = TrainingModel(encoder.input, encoders.classifier(classes)(encoder.output))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss, jit_compile=False)
+    model.compile(optimizer(1e-3), loss, jit_compile=False)
     return model, encoder
 
 
@@ -193,28 +194,27 @@ def _training(options):
 
 def mixed_precision(options: Options):
     """Utterances per second of a step in float32, and with --mixed_precision."""
-    return of_process(_mixed_precision, options)
+    ways = {"float32": {}, "bfloat16": {"policy": "mixed_bfloat16"}}
+    return of_process(_two_ways, ways, options.rounds)
 
 
-def _mixed_precision(options):
+def optimizers(options: Options):
+    """Utterances per second of a step with --optimizer=adam, and with muon, in float32."""
+    ways = {"Adam": {"optimizer": keras.optimizers.Adam}, "Muon": {"optimizer": muon.Muon}}
+    return of_process(_two_ways, ways, options.rounds)
+
+
+def _two_ways(ways, rounds):
     one_operation_at_a_time()
     rows = []
-    for name in PRECISION_RECIPES:
+    for name in COMPARED_RECIPES:
         arguments, size, seconds = recipe(name)
         batch = batch_of(size, seconds)
-        policies = ("float32", "mixed_bfloat16")
-        ways = {policy: tensorflow_step(training_model(arguments, policy=policy)[0], *batch) for policy in policies}
-        single, mixed = median_rates(ways, options.rounds).values()
-        rows.append(
-            {
-                "way": name,
-                "batch": size,
-                "float32": round(size / statistics.median(single), 1),
-                "bfloat16": round(size / statistics.median(mixed), 1),
-                "ratio": ratio(single, mixed),
-                "rounds": [single, mixed],
-            }
-        )
+        steps = {way: tensorflow_step(training_model(arguments, **given)[0], *batch) for way, given in ways.items()}
+        times = median_rates(steps, rounds)
+        rates = {way: round(size / statistics.median(times[way]), 1) for way in ways}
+        rounds_of = list(times.values())
+        rows.append({"way": name, "batch": size, **rates, "ratio": ratio(*rounds_of), "rounds": rounds_of})
         print_table(rows[-1:], header=len(rows) == 1)
         keras.utils.clear_session()
     return rows
