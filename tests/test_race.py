@@ -31,7 +31,7 @@ def test_rows_differ():
 def test_the_finer_resnet_is_the_recipe_in_configs(monkeypatch):
     monkeypatch.chdir(Path(race.__file__).parent.parent)
     lines = Path("configs/best_small.cfg").read_text().splitlines()
-    ((_, own),) = race.ROWS["finer-se-resnet34"]
+    ((_, own),) = race.ROWS["finer-se-resnet34-muon"]
     assert [line for line in lines if line.startswith("--")] == [f"--flagfile={race.BASE}", *own]
 
 

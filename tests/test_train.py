@@ -238,7 +238,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(softmax_run, tiny_
     if stage == "contrastive":
         flags = [
             "--loss=contrastive", f"--init_from={softmax_run[0]}", *data(tiny_corpus), "--crop_seconds=1",
-            "--batch_size=8", "--epochs=3", "--steps_per_epoch=60", "--learning_rate=1e-3", "--optimizer=adam",
+            "--batch_size=8", "--epochs=3", "--steps_per_epoch=60", "--learning_rate=1e-3", "--optimizer=muon",
         ]  # fmt: skip
     run("train", *flags, f"--run={tmp_path}/alone")
 

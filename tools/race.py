@@ -55,6 +55,8 @@ def alone(*flags):
 
 
 FIVE_SPEEDS = "0.8,0.9,1,1.1,1.2"
+FINER = ["--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation", "--stem_stride=2"]
+MUON = ["--optimizer=muon", "--learning_rate=1e-2", "--weight_decay=0.1"]
 
 # name -> [(share of the time, flags after the common ones)]
 ROWS = {
@@ -87,6 +89,8 @@ ROWS = {
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
     ],
+    # optimizer
+    "vggm-muon": alone(*MUON),
     # encoder
     "average-pooling": alone("--pooling=average"),
     "self-attentive-pooling": alone("--pooling=self_attentive"),
@@ -95,9 +99,8 @@ ROWS = {
     "ghostvlad": alone("--pooling=ghostvlad"),
     "thin-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80"),
     "thin-se-resnet34": alone("--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation"),
-    "finer-se-resnet34": alone(
-        "--encoder=resnet34", "--width=0.25", "--mel_bands=80", "--squeeze_excitation", "--stem_stride=2"
-    ),
+    "finer-se-resnet34": alone(*FINER),
+    "finer-se-resnet34-muon": alone(*FINER, *MUON),
     "width-0.25": alone("--width=0.25"),
     "width-0.5": alone("--width=0.5"),
     "width-0.75": alone("--width=0.75"),
@@ -141,6 +144,7 @@ FUSED = {
     "vggm-and-thin-se-resnet34-heard-at-five-speeds": (["vggm", "thin-se-resnet34"], FIVE_SPEEDS),
     "vggm-and-finer-se-resnet34-heard-at-five-speeds": (["vggm", "finer-se-resnet34"], FIVE_SPEEDS),
     "two-finer-se-resnet34-heard-at-five-speeds": (["finer-se-resnet34", "finer-se-resnet34"], FIVE_SPEEDS),
+    "two-finer-se-resnet34-muon-heard-at-five-speeds": (["finer-se-resnet34-muon"] * 2, FIVE_SPEEDS),
     "two-thin-se-resnet34-heard-at-five-speeds": (["thin-se-resnet34", "thin-se-resnet34"], FIVE_SPEEDS),
 }
 NAMES = [*ROWS, *FUSED]
