@@ -70,7 +70,7 @@ def test_weights_decay_by_the_learning_rate_as_adams_do():
 
 
 def test_a_classifier_and_what_is_no_kernel_are_adams():
-    """Of the same layers with the same gradients only the kernels of the first two move otherwise than by Adam."""
+    """Of the same layers with the same gradients the kernels of the first two move otherwise than by Adam, no more."""
 
     def moved(optimizer):
         keras.utils.set_random_seed(0)
@@ -81,10 +81,9 @@ def test_a_classifier_and_what_is_no_kernel_are_adams():
         before = [v.numpy() for v in model.trainable_variables]
         model.compile(optimizer, "mse", jit_compile=False)
         data = np.random.default_rng(2).normal(size=(6, 8, 8, 1)).astype(np.float32)
-        model.fit(data, np.ones((6, 3)), epochs=2, batch_size=6, verbose=0)
+        model.fit(data, np.ones((6, 3)), batch_size=6, verbose=0)
         return {v.path: v.numpy() - b for v, b in zip(model.trainable_variables, before, strict=True)}
 
     ours, adams = moved(muon.Muon(1e-3)), moved(keras.optimizers.Adam(1e-3))
-    same = {path for path in ours if np.allclose(ours[path], adams[path], rtol=0.1, atol=1e-5)}
-    assert same == {"conv1/bias", "embedding/bias", "classifier/kernel", "classifier/bias"}
-    assert {"conv1/kernel", "embedding/kernel"} <= set(ours)
+    others = {path for path in ours if not np.allclose(ours[path], adams[path], rtol=1e-4)}
+    assert others == {"conv1/kernel", "embedding/kernel"}
