@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vggvox_tf import muon
+from vggvox_tf import encoders, muon
 
 
 def kernels(*shapes):
@@ -69,14 +69,15 @@ def test_weights_decay_by_the_learning_rate_as_adams_do():
     np.testing.assert_allclose(change - without, -1e-2 * 0.5 * kernels((3, 5))[0][0].numpy(), atol=1e-6)
 
 
-def test_a_classifier_and_what_is_no_kernel_are_adams():
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_classifier_and_what_is_no_kernel_are_adams(cosine):
     """Of the same layers with the same gradients the kernels of the first two move otherwise than by Adam, no more."""
 
     def moved(optimizer):
         keras.utils.set_random_seed(0)
         x = keras.Input((8, 8, 1))
         y = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, name="conv1")(x))
-        y = keras.layers.Dense(3, name="classifier")(keras.layers.Dense(4, name="embedding")(y))
+        y = encoders.classifier(3, cosine)(keras.layers.Dense(4, name="embedding")(y))
         model = keras.Model(x, y)
         before = [v.numpy() for v in model.trainable_variables]
         model.compile(optimizer, "mse", jit_compile=False)
