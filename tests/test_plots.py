@@ -152,6 +152,20 @@ def test_histogram_shows_densities_and_thresholds(tmp_path, figures):
     assert axes.get_xlabel() == "cosine"
 
 
+def test_eers_are_dots_at_the_mean_of_the_seeds_and_lines_over_all_of_them(tmp_path, figures):
+    rows = {"one_seed": [[0.02], [0.08]], "two": [[0.03, 0.05], [0.06, 0.06]]}
+    plots.eers(rows, ["vox1", "libri"], tmp_path / "race.png", "a title")
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["one_seed", "two"]
+    assert axes.get_ylim() == (1.5, -0.5)  # the first row on top
+    assert texts(figures[0]) == ["vox1", "libri"]
+    vox1, libri = axes.get_lines()
+    np.testing.assert_allclose(vox1.get_xydata(), [[2, 0], [4, 1]])
+    np.testing.assert_allclose(libri.get_xydata(), [[8, 0], [6, 1]])
+    np.testing.assert_allclose(axes.collections[0].get_segments(), [[[2, 0], [2, 0]], [[3, 1], [5, 1]]])
+    assert matplotlib.image.imread(tmp_path / "race.png").shape[1] == 1200
+
+
 @pytest.mark.parametrize("kind", ["roc", "det", "histogram"])
 def test_bad_trials_are_named_and_nothing_is_written(tmp_path, kind):
     with pytest.raises(ValueError, match="no non-target"):

@@ -109,6 +109,7 @@ def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tm
     monkeypatch.setattr(race, "race", while_the_other_core_finishes)
     race.main(["race"])
     assert json.loads((tmp_path / "race.json").read_text()) == {"softmax": {"0": row}, "vggm": {"0": row}}
+    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ A row is a list of runs of vggvox_tf.train, each from the one before it, with a 
 place of --minutes a row gives the same figures whenever it is run, whatever else the machine does. What a row has
 in common with the others is configs/vggm_small.cfg; the row's own flags come after it. A run that several rows begin
 with is trained once. Some rows fuse the encoders of others, or hear recordings at several speeds. What is finished is
-not run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md and .json.
+not run again, so that a table can be made in several sittings. The table goes to OUTPUT/race.md, .json and, as a
+picture, .png.
 """
 
 import json
@@ -18,6 +19,8 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
+
+from vggvox_tf import plots
 
 FLAGS = flags.FLAGS
 BASE = "configs/vggm_small.cfg"
@@ -271,24 +274,36 @@ def main(argv):
             results.setdefault(name, {})[seed] = row
             table.write_text(json.dumps(results, indent=1))
             table.with_suffix(".md").write_text(markdown(results))
+            title = f"EER by recipe, lowest on {list_names()[0]} first"
+            plots.eers(eers_of(results), list_names(), table.with_suffix(".png"), title)
     print(table.with_suffix(".md").read_text())
 
 
+def list_names():
+    """With their folders: many lists are called trials.txt."""
+    return ["/".join(Path(trials).with_suffix("").parts[-2:]) for trials in FLAGS.trials]
+
+
+def eers_of(results):
+    """Of each row, for each list, the EERs of its seeds; the row of the lowest mean on the first list comes first."""
+    rows = {name: list(zip(*(run["eers"] for run in runs.values()), strict=True)) for name, runs in results.items()}
+    return dict(sorted(rows.items(), key=lambda row: mean(row[1][0])))
+
+
 def markdown(results):
-    """The table, best on the first list first; of several seeds mean and spread (lowest to highest)."""
-    lists = ["/".join(Path(trials).with_suffix("").parts[-2:]) for trials in FLAGS.trials]  # many are called trials.txt
+    """The table; of several seeds mean and spread (lowest to highest)."""
+    lists = list_names()
     lines = [
         f"| row | {' | '.join(f'{name} EER %' for name in lists)} | seeds | utterances |",
         "|---|" + "---|" * (len(lists) + 2),
     ]
-    for name, runs in sorted(results.items(), key=lambda item: mean(run["eers"][0] for run in item[1].values())):
+    for name, eers in eers_of(results).items():
         cells = []
-        for number in range(len(lists)):
-            eers = [100 * run["eers"][number] for run in runs.values()]
-            spread = f" ({min(eers):.2f}–{max(eers):.2f})" if len(eers) > 1 else ""
-            cells.append(f"{mean(eers):.2f}{spread}")
-        count = mean(run["utterances"] for run in runs.values())
-        lines.append(f"| {name} | {' | '.join(cells)} | {len(runs)} | {count:,.0f} |")
+        for seeds in eers:
+            spread = f" ({100 * min(seeds):.2f}–{100 * max(seeds):.2f})" if len(seeds) > 1 else ""
+            cells.append(f"{100 * mean(seeds):.2f}{spread}")
+        count = mean(run["utterances"] for run in results[name].values())
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(results[name])} | {count:,.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a test: ROC, DET and score histograms, as PNG files that appear whole or not at all.
+"""Pictures of tests: ROC, DET, score histograms and EERs, as PNG files that appear whole or not at all.
 
 Instead of a path, every function takes an open binary file, such as a BytesIO.
 
@@ -108,6 +108,24 @@ def histogram(
         legend += [(axes.axvline(threshold, **_look(index + 2)), f"{name}: {threshold:.4f}")]
     axes.set(xlabel=xlabel, ylabel="density")
     axes.set_ylim(bottom=0)
+    _write(figure, legend, path)
+
+
+def eers(rows: Mapping[str, Sequence[Sequence[float]]], lists: Sequence[str], path: Target, title: str) -> None:
+    """EERs of recipes, one below the other: for each list a dot at the mean over seeds, on a line from the lowest to
+    the highest.
+
+    `rows` are name -> for each of the `lists` the EERs in [0, 1] of one or more seeds; the first comes on top."""
+    figure, axes = _figure(title, height=0.7 + 0.2 * len(rows))
+    figure.set_figwidth(8)
+    legend, places = [], np.arange(len(rows))
+    for index, name in enumerate(lists):
+        percent = [100 * np.array(row[index]) for row in rows.values()]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.hlines(places, [seeds.min() for seeds in percent], [seeds.max() for seeds in percent], color=colour)
+        legend += [(axes.plot([seeds.mean() for seeds in percent], places, "o", color=colour, alpha=0.8)[0], name)]
+    axes.set_yticks(places, rows, fontsize=8)
+    axes.set(xlabel="EER, %", xlim=(0, None), ylim=(len(rows) - 0.5, -0.5))
     _write(figure, legend, path)
 
 
