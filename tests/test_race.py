@@ -106,10 +106,12 @@ def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tm
         (tmp_path / "race.json").write_text(json.dumps({"softmax": {"0": row}}))
         return row
 
+    drawn = []
     monkeypatch.setattr(race, "race", while_the_other_core_finishes)
+    monkeypatch.setattr(race.plots, "eers", lambda *given: drawn.append(given[:3]))
     race.main(["race"])
     assert json.loads((tmp_path / "race.json").read_text()) == {"softmax": {"0": row}, "vggm": {"0": row}}
-    assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
+    assert drawn == [({"softmax": [(0.03,)], "vggm": [(0.03,)]}, ["a/b"], tmp_path / "race.png")]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,10 @@ def test_table_by_hand(monkeypatch):
         "worse": {"0": {"eers": [0.08, 0.1], "utterances": 100}},
         "better": {"0": {"eers": [0.04, 0.2], "utterances": 64}, "1": {"eers": [0.06, 0.2], "utterances": 64}},
     }
+    assert list(race.eers_of(results).items()) == [
+        ("better", [(0.04, 0.06), (0.2, 0.2)]),
+        ("worse", [(0.08,), (0.1,)]),
+    ]
     assert race.markdown(results).splitlines() == [
         "| row | a/vox1 EER % | b/libri EER % | seeds | utterances |",
         "|---|---|---|---|---|",
