@@ -52,7 +52,7 @@ def ran(monkeypatch, tmp_path):
     """What race would have run, as (module, flags that name files and speeds); what it reads is written."""
     flags = {
         "steps": 100, "output": str(tmp_path), "noise": None, "reverberation": None, "common": [], "corpus": "c",
-        "corpus_root": None, "trials": ["t"], "trials_roots": ["r"],
+        "corpus_root": None, "trials": ["a/t.txt"], "trials_roots": ["r"],
     }  # fmt: skip
     monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
     monkeypatch.chdir(Path(race.__file__).parent.parent)
@@ -62,11 +62,13 @@ def ran(monkeypatch, tmp_path):
         shown = ("--run=", "--encoder", "--output=", *(["--speeds="] if module == "tools.fuse_encoders" else []))
         ran.append((module, [flag for flag in given if flag.startswith(shown)]))
         if module == "vggvox_tf.train":  # ten epochs of ten steps
-            (stage := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True)
+            (stage := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True, exist_ok=True)
             (stage / "flags.cfg").write_text("--epochs=10\n--steps_per_epoch=10\n--batch_size=64\n")
         elif module == "vggvox_tf.evaluate":
-            (output := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True)
-            (output / "metrics.json").write_text('{"lists": [{"systems": [{"eer": 0.03}]}]}')
+            (output := Path(ran[-1][1][-1].split("=")[1])).mkdir(parents=True, exist_ok=True)
+            (trials,) = [flag.split("=")[1] for flag in given if flag.startswith("--trials=")]
+            entry = {"trial_list": trials, "systems": [{"eer": 0.03}]}
+            (output / "metrics.json").write_text(json.dumps({"lists": [entry]}))
 
     monkeypatch.setattr(race, "run", run)
     return ran
@@ -74,7 +76,7 @@ def ran(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("heard, speeds", [("", "1"), ("-heard-at-five-speeds", "0.8,0.9,1,1.1,1.2")])
 def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(ran, tmp_path, heard, speeds):
-    assert race.race(f"vggm-and-thin-se-resnet34{heard}", 0) == {"eers": [0.03], "utterances": 2 * 6400}
+    assert race.race(f"vggm-and-thin-se-resnet34{heard}", 0) == {"eers": {"a/t.txt": 0.03}, "utterances": 2 * 6400}
     vggm, thin = f"{tmp_path}/vggm-100steps-seed0/stage1", f"{tmp_path}/thin-se-resnet34-100steps-seed0/stage1"
     parts = f"{vggm}/encoder.keras,{thin}/encoder.keras"
     together = f"{tmp_path}/vggm-and-thin-se-resnet34{heard}-100steps-seed0"
@@ -82,7 +84,7 @@ def test_a_fused_row_trains_its_parts_and_tests_what_the_tool_makes_of_them(ran,
         ("vggvox_tf.train", ["--encoder=vggm", f"--run={vggm}"]),
         ("vggvox_tf.train", ["--encoder=resnet34", f"--run={thin}"]),
         ("tools.fuse_encoders", [f"--encoders={parts}", f"--speeds={speeds}", f"--output={together}/fused"]),
-        ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test1"]),
+        ("vggvox_tf.evaluate", [f"--encoder={together}/fused/encoder.keras", f"--output={together}/test-a-t"]),
     ]
     assert all(part in race.ROWS for parts, _ in race.FUSED.values() for part in parts)
 
@@ -94,13 +96,22 @@ def test_a_row_that_is_fused_with_itself_is_trained_with_the_next_seed(ran, tmp_
     assert ran[2][1][0] == f"--encoders={stages[0]}/encoder.keras,{stages[1]}/encoder.keras"
 
 
+def test_a_list_is_tested_once_and_another_of_its_name_again(ran, monkeypatch):
+    for lists in (["a/t.txt"], ["b/u.txt", "a/t.txt"], ["elsewhere/a/t.txt"]):
+        monkeypatch.setattr(race.FLAGS, "trials", lists)
+        monkeypatch.setattr(race.FLAGS, "trials_roots", ["r"] * len(lists))
+        assert race.race("vggm", 0)["eers"] == dict.fromkeys(lists, 0.03)
+    outputs = [Path(given[-1].split("=")[1]).name for module, given in ran if module == "vggvox_tf.evaluate"]
+    assert outputs == ["test-a-t", "test-b-u", "test-a-t"]
+
+
 def test_a_table_keeps_the_rows_that_another_core_adds_meanwhile(monkeypatch, tmp_path):
     flags = {
         "output": str(tmp_path), "rows": ["vggm"], "seeds": ["0"], "common": [], "trials": ["a/b.txt"],
         "trials_roots": ["a"],
     }  # fmt: skip
     monkeypatch.setattr(race, "FLAGS", type("Flags", (), flags))
-    row = {"eers": [0.03], "utterances": 64}
+    row = {"eers": {"a/b.txt": 0.03}, "utterances": 64}
 
     def while_the_other_core_finishes(name, seed):
         (tmp_path / "race.json").write_text(json.dumps({"softmax": {"0": row}}))
@@ -137,11 +148,16 @@ def test_names_of_flags():
 
 
 def test_table_by_hand(monkeypatch):
-    """Two seeds of 4 and 6 %: mean 5; the better row comes first."""
+    """Two seeds of 4 and 6 %: mean 5; the better row comes first, what lacks a list is left out."""
+
+    def run(vox1, libri, utterances):
+        return {"eers": {"b/libri.txt": libri, "a/vox1.txt": vox1}, "utterances": utterances}
+
     monkeypatch.setattr(race, "FLAGS", type("Flags", (), {"trials": ["a/vox1.txt", "b/libri.txt"]}))
     results = {
-        "worse": {"0": {"eers": [0.08, 0.1], "utterances": 100}},
-        "better": {"0": {"eers": [0.04, 0.2], "utterances": 64}, "1": {"eers": [0.06, 0.2], "utterances": 64}},
+        "worse": {"0": run(0.08, 0.1, 100)},
+        "better": {"0": run(0.04, 0.2, 64), "1": run(0.06, 0.2, 64)},
+        "tested-on-one-list": {"0": {"eers": {"a/vox1.txt": 0.01}, "utterances": 64}},
     }
     assert list(race.eers_of(results).items()) == [
         ("better", [(0.04, 0.06), (0.2, 0.2)]),

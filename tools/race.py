@@ -92,8 +92,11 @@ ROWS = {
         (0.8, []),
         (0.2, ["--loss=aam", "--optimizer=adam", "--learning_rate=2e-4", "--class_margin=0.4", "--crop_seconds=3"]),
     ],
-    # optimizer
+    # optimizer and schedule
     "vggm-muon": alone(*MUON),
+    "sgd": alone("--optimizer=sgd", "--learning_rate=0.05", "--weight_decay=0.01"),
+    "cyclic": alone("--schedule=cyclic"),
+    "weight-average": alone("--weight_average=0.998", "--final_learning_rate=5e-4"),
     # encoder
     "average-pooling": alone("--pooling=average"),
     "self-attentive-pooling": alone("--pooling=self_attentive"),
@@ -229,17 +232,24 @@ def race(name, seed):
         if not (together / "encoder.keras").exists():
             run("tools.fuse_encoders", f"--encoders={','.join(encoders)}", f"--speeds={speeds}", f"--output={together}")
         encoders = [f"{together}/encoder.keras"]
-    result = folder / "eers.json"
-    if not result.exists():
-        eers = []
-        for number, (trials, root) in enumerate(zip(FLAGS.trials, FLAGS.trials_roots, strict=True)):
-            output = folder / f"test{number + 1}"
-            given = [f"--encoder={encoders[0]}", f"--trials={trials}", f"--trials_root={root}", f"--output={output}"]
-            run("vggvox_tf.evaluate", *given)
-            (entry,) = json.loads((output / "metrics.json").read_text())["lists"]
-            eers.append(entry["systems"][0]["eer"])
-        result.write_text(json.dumps({"eers": eers, "utterances": sum(map(utterances, parts))}))
-    return json.loads(result.read_text())
+    lists = zip(FLAGS.trials, FLAGS.trials_roots, list_names(), strict=True)
+    eers = {trials: test(encoders[0], trials, root, folder / f"test-{name.replace('/', '-')}")
+            for trials, root, name in lists}  # fmt: skip
+    return {"eers": eers, "utterances": sum(map(utterances, parts))}
+
+
+def test(encoder, trials, root, output):
+    """The EER of an encoder on a list, of the report in `output`; writes that unless it is there already."""
+    report = output / "metrics.json"
+    if not (report.exists() and tested(report)["trial_list"] == trials):  # another list can have the same name
+        given = [f"--encoder={encoder}", f"--trials={trials}", f"--trials_root={root}", f"--output={output}"]
+        run("vggvox_tf.evaluate", *given)
+    return tested(report)["systems"][0]["eer"]
+
+
+def tested(report):
+    (entry,) = json.loads(report.read_text())["lists"]
+    return entry
 
 
 def utterances(stages):
@@ -285,8 +295,13 @@ def list_names():
 
 
 def eers_of(results):
-    """Of each row, for each list, the EERs of its seeds; the row of the lowest mean on the first list comes first."""
-    rows = {name: list(zip(*(run["eers"] for run in runs.values()), strict=True)) for name, runs in results.items()}
+    """Of each row that was tested on all of --trials, for each list the EERs of its seeds; the lowest mean on the first
+    list comes first."""
+    rows = {}
+    for name, runs in results.items():
+        eers = [run["eers"] for run in runs.values() if set(run["eers"]) >= set(FLAGS.trials)]
+        if eers:
+            rows[name] = [tuple(seed[trials] for seed in eers) for trials in FLAGS.trials]
     return dict(sorted(rows.items(), key=lambda row: mean(row[1][0])))
 
 
@@ -303,7 +318,7 @@ def markdown(results):
             spread = f" ({100 * min(seeds):.2f}–{100 * max(seeds):.2f})" if len(seeds) > 1 else ""
             cells.append(f"{100 * mean(seeds):.2f}{spread}")
         count = mean(run["utterances"] for run in results[name].values())
-        lines.append(f"| {name} | {' | '.join(cells)} | {len(results[name])} | {count:,.0f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(eers[0])} | {count:,.0f} |")
     return "\n".join(lines) + "\n"
 
 
