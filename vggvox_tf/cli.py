@@ -85,14 +85,21 @@ def _leave(code):
 
 
 def show_progress(total):
-    """A progress callback that rewrites one line of a terminal, or else writes a line every ten seconds."""
-    begin = last = time.monotonic()
+    """A progress callback that rewrites one line of a terminal, or else writes a line every ten seconds.
+
+    The time left is by the rate since the first call, before which the model was made ready.
+    """
+    last = time.monotonic()
+    first = None
 
     def progress(done):
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
-        left = (now - begin) * (total - done) / max(1, done)
-        line = f"{done:,} of {total:,} recordings embedded, about {_duration(left)} left"
+        first = first or (now, done)
+        line = f"{done:,} of {total:,} recordings embedded"
+        if done > first[1]:
+            left = (now - first[0]) * (total - done) / (done - first[1])
+            line += f", about {_duration(left)} left"
         if sys.stderr.isatty():
             print(f"\r{line:<79}", end="" if done < total else "\n", file=sys.stderr)
         elif now > last + 10:
